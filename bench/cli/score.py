@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,7 +34,12 @@ def score(
     ] = None,
     saw_test_images: Annotated[
         Literal["yes", "no", "unknown"] | None,
-        typer.Option(metavar="WORD", help="Did it train on test images: yes, no, unknown.", show_default="unknown"),
+        typer.Option(
+            metavar="WORD",
+            help="Did it train on test images: yes, no, unknown.",
+            show_default="unknown",
+            rich_help_panel=MORE,
+        ),
     ] = None,
     paper: Annotated[str | None, typer.Option(metavar="TEXT", help="Paper of the model.", rich_help_panel=MORE)] = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Page of the model.", rich_help_panel=MORE)] = None,
@@ -46,6 +52,10 @@ def score(
     keep: Annotated[
         bool, typer.Option("--keep", help="Store the outcomes of a run that has none; pack its files.")
     ] = False,
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage", help="Print the risk-coverage and calibration of its scores."),
+    ] = False,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
@@ -56,13 +66,14 @@ def score(
     needs; imported predictions become a run of their own that the
     leaderboard shows.
     """
-    from bench.errors import UsageError
+    from bench.errors import DataError, UsageError
+    from bench.evaluation.rescored import rescored
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
 
     if (run is None) == (predictions is None):
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")
-    resolved = settings_of(config, results)
+    resolved, scored = settings_of(config, results), None
     claims = {
         "trained_on": trained_on,
         "supervision": supervision,
@@ -75,9 +86,8 @@ def score(
             raise UsageError(
                 "--name, --xywh, --key, --partial and the options about the model go with --predictions only"
             )
-        from bench.evaluation.rescored import rescore
-
-        record, folder = rescore(run, resolved, protocol, split, keep), run
+        folder = run
+        record, scored = rescored(run, resolved, protocol, split, keep)
     else:
         assert predictions is not None
         if keep:
@@ -101,5 +111,20 @@ def score(
             card=claimed_card(name or predictions.stem, data.dataset, resolved, card, claims),
         )
     print_rows([record], table_console(as_json))
+    entries = {}
+    if coverage:
+        from bench.evaluation.confidence import confidence
+        from bench.reporting.confidence import print_confidence
+
+        scored = scored or rescored(folder, resolved, protocol, split)[1]
+        assert record.metrics is not None
+        try:
+            worth = confidence(scored, record.metrics.bootstrap)
+        except DataError as error:
+            raise UsageError(
+                f"{folder}: {error} in its predictions, so --coverage cannot rank them; leave it out"
+            ) from None
+        print_confidence(record.name, worth, table_console(as_json))
+        entries = {"coverage": asdict(worth)}
     if as_json:
-        emit({"rows": [run_row(record, folder)]})
+        emit({"rows": [run_row(record, folder) | entries]})

@@ -38,10 +38,10 @@ class Outcomes:
     """One entry per expression (N) in the split's order, except `scenes` and the last four.
 
     `overlap` is the protocol's quantity (IoU, unless it is `giou`), `iou` always the IoU in the protocol's frame, both
-    0 or less without a box; `oracle` the best overlap that any proposal of the scene reaches, NaN where there are none.
-    `image` is the scene's position. `proposals` (scenes) counts boxes, -1 where the pipeline makes none; `unreadable`
-    (scenes) marks images that could not be read; `duplicates` counts second answers, which were dropped. `masks` is
-    None where the split or the answers have none.
+    0 or less without a box; `scores` are NaN without a box or a score; `oracle` the best overlap that any proposal of
+    the scene reaches, NaN where there are none. `image` is the scene's position. `proposals` (scenes) counts boxes, -1
+    where the pipeline makes none; `unreadable` (scenes) marks images that could not be read; `duplicates` counts second
+    answers, which were dropped. `masks` is None where the split or the answers have none.
     """
 
     protocol: Protocol
@@ -51,6 +51,7 @@ class Outcomes:
     overlap: Float
     hit: Bool
     answered: Bool
+    scores: Float
     image: Int
     oracle: Float
     proposals: Int
@@ -98,6 +99,8 @@ def outcomes(
     with np.errstate(invalid="ignore"):
         boxes[~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))] = np.nan
     answered: Bool = np.isfinite(boxes[:, 0])
+    scores = np.full(count, np.nan)
+    scores[answered] = answers.scores[first[answered]]
     # 3. Overlap of each prediction and of each proposal with each target; the best target counts.
     pools = _pools(len(scenes), answers, place)
     with np.errstate(over="ignore", invalid="ignore"):  # a model may answer 1e300
@@ -115,6 +118,7 @@ def outcomes(
         overlap=overlap,
         hit=hit,
         answered=answered,
+        scores=scores,
         image=image,
         oracle=_best_of(best, owner, count, np.nan),
         proposals=np.where(pools < 0, -1, answers.counts[pools]) if len(answers.counts) else pools,

@@ -8,7 +8,7 @@ from bench.datasets.load import load_split
 from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import outcomes, store_outcomes
+from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.runs.integrity import checked_record, complete_answers
 from bench.runs.numbers import Metrics
@@ -20,7 +20,14 @@ from bench.settings import Resolved
 def rescore(
     folder: Path, resolved: Resolved, protocol: str | None = None, split: str | None = None, keep: bool = False
 ) -> RunRecord:
-    """Compute a finished run's metrics again; its own protocol gives exactly its own metrics.
+    """Compute a finished run's metrics again, as `rescored` does."""
+    return rescored(folder, resolved, protocol, split, keep)[0]
+
+
+def rescored(
+    folder: Path, resolved: Resolved, protocol: str | None = None, split: str | None = None, keep: bool = False
+) -> tuple[RunRecord, Outcomes]:
+    """Compute a finished run's metrics again, and its outcomes; its own protocol gives exactly its own metrics.
 
     `split` names the split where the record's name does not lead to it (people's own data that moved); `keep` writes
     the outcomes, packs the run's files, and puts the intervals into run.json. Raises RunError when the run is
@@ -49,7 +56,7 @@ def rescore(
         with lock_of(folder):
             store_outcomes(folder, results)
             again = write_packed(folder, again)  # perhaps with another version's intervals made anew
-    return again
+    return again, results
 
 
 def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protocol: str) -> None:

@@ -165,3 +165,24 @@ def test_the_card_of_a_shipped_pipeline_says_nothing_of_imported_boxes(bench, wo
         (Path(last_row(imported(bench, "--name", "mdetr", "--json")[1])["run_dir"]) / "run.json").read_text()
     )
     assert record["card"]["trained_on"] == "my own images" and "supervision" not in record["card"]
+
+
+@pytest.mark.slow
+def test_coverage_of_boxes_with_scores_and_a_refusal_without(bench, world):
+    """Twelve boxes, the first four right; the surer ones are right but for one."""
+    boxes = {
+        f"e{n}": {"box": [0, 0, 40, (40 + n) if n < 4 else 10], "score": 0.9 - 0.05 * n if n else 0.3}
+        for n in range(12)
+    }
+    (world / "sure.json").write_text(json.dumps(boxes))
+    words = ("score", "--predictions", "sure.json", "--split", "file:mine.jsonl", "--name", "Sure")
+    row = last_row(bench(*words, "--coverage", "--json")[1])
+    covered = {each["coverage"]: each for each in row["coverage"]["covered"]}
+    assert covered[1.0]["accuracy"] == row["acc@0.5"] == pytest.approx(4 / 12)
+    assert covered[1.0]["ci95"] == row["ci95"] and covered[0.5]["accuracy"] == pytest.approx(3 / 6)
+    assert row["coverage"]["aurc"] < 8 / 12 and row["coverage"]["calibration"]["ece"] > 0
+    code, out, err = bench("score", row["run_dir"], "--coverage")
+    assert (code, err) == (0, "") and "by coverage" in out and "50.00" in out and "calibration" in out
+    assert "by coverage" not in bench("score", row["run_dir"])[1]
+    code, _, err = imported(bench, "--coverage")
+    assert code == 2 and "no scores in its predictions, so --coverage cannot rank them" in err

@@ -32,8 +32,12 @@ SCRIPTS = (
     "data.js", "state.js", "filters.js", "overlay.js", "cards.js", "detail.js", "controls.js", "keyboard.js", "main.js",
 )  # fmt: skip
 ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-NEEDS = {"comparison": "comparison", "training": "drawings"}  # parts that depend on what there is
-PARTS = ("leaderboard", "comparison", "strata", "speed", "training", "gallery", "runs")
+NEEDS = {
+    "comparison": "comparison",
+    "confidence": "confidence",
+    "training": "drawings",
+}  # parts that depend on what there is
+PARTS = ("leaderboard", "comparison", "strata", "confidence", "speed", "training", "gallery", "runs")
 
 
 def write_report(
@@ -62,6 +66,7 @@ def write_report(
         "board": sections.board(runs),
         "comparison": comparing(runs, sections.metrics_of(runs[0].record).bootstrap),
         "strata": sections.strata(runs),
+        "confidence": sections.confidences(answers),
         "speed": drawings.speeds(runs, split.argument),
         "drawings": drawn,
         "gallery": _gallery(split, len(scenes), small, len(data["id"])),

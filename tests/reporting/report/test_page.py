@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_world import EVIL, NASTY, World, imported, make_split
 from speed_parts import make_speed
@@ -23,6 +24,7 @@ from bench.errors import RunError, UsageError
 from bench.reporting.report.drawings import speeds
 from bench.reporting.report.gallery import answered
 from bench.reporting.report.page import as_json, render
+from bench.reporting.report.sections import confidences
 from bench.reporting.report.selection import choose
 from bench.reporting.table import interval, percent
 from bench.settings import PROJECT, load_settings
@@ -116,6 +118,27 @@ def test_the_policy_lets_its_own_script_and_style_alone(elements):
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", script + style)
 
 
+def test_what_scores_are_worth_has_a_part_with_a_chart(elements, text, world):
+    part = text.split('id="confidence"')[1].split("</section>")[0]
+    rows = part.split("<tbody>")[1].split("<tr>")[1:]
+    assert len(rows) == len(world.runs) == 3
+    for row, run in zip(rows, world.runs, strict=True):
+        assert f">{percent(run.record.metrics.accuracy)}<small>{interval(run.record.metrics.ci95)}" in row
+    assert "poor" in part and "expressions without a box come last" in html.unescape(part)
+    (chart,) = [given for tag, given, _ in elements.elements if tag == "img" and "Accuracy by coverage" in given["alt"]]
+    assert chart["src"].startswith("data:image/svg+xml")
+    assert "#confidence" in [given.get("href") for tag, given, _ in elements.elements if tag == "a"]
+
+
+def test_runs_without_scores_have_no_such_part(world):
+    bare = [replace(each.outcomes, scores=np.full(len(each.outcomes.iou), np.nan)) for each in world.answers]
+    given = [replace(each, outcomes=one) for each, one in zip(world.answers, bare, strict=True)]
+    assert confidences(given) is None
+    part = confidences([given[0], *world.answers[1:]])
+    assert [row["number"] for row in part["rows"]] == [1, 2]
+    assert part["notes"][0] == f"Left out (no scores): {world.runs[0].label}."
+
+
 def test_the_leaderboard_has_the_records_numbers(text, world):
     table = text.split('class="board"')[1].split("</table>")[0]
     rows = table.split("<tr>")[2:]
@@ -206,7 +229,8 @@ def test_curves_come_in_as_images(world, tmp_path):
     (tmp_path / "scored" / "reliability.svg").write_text("<svg><title>Reliability</title></svg>")
     made = world.report(tmp_path / "r.html", trainings=[tmp_path / "a.run"], reliabilities=[tmp_path / "scored"])
     page = Elements(made["path"].read_text(encoding="utf-8"))
-    images = [attributes for tag, attributes, _ in page.elements if tag == "img"]
+    charts = [attributes for tag, attributes, _ in page.elements if tag == "img"]
+    images = [attributes for attributes in charts if not attributes["alt"].startswith("What scores are worth")]
     assert [attributes["alt"] for attributes in images] == ["Loss & all", "Reliability"]
     assert base64.b64decode(images[0]["src"].partition(",")[2]).decode() == curves
     assert "a.run/curves.svg" in "".join(page.text_of("bdi"))
@@ -223,7 +247,7 @@ def test_folders_without_curves_are_refused(world, tmp_path, content):
 
 def test_a_template_that_names_what_is_not_there_fails_loudly():
     with pytest.raises(Exception, match="undefined"):
-        render({"comparison": None, "drawings": []}, {}, [])
+        render({"comparison": None, "confidence": None, "drawings": []}, {}, [])
 
 
 @pytest.mark.slow
