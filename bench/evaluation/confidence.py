@@ -5,7 +5,7 @@ misses among them; its mean over all coverages is the area under the risk-covera
 NeurIPS 2017). Of expressions with one score any may come first, so what counts is the mean over all their orders. An
 expression without a box has no score and comes last.
 
-A score in 0..1 can be held against the share of hits where it is given: the expected calibration error is the mean
+A score in 0..1 can be compared with the share of hits among such scores: the expected calibration error is the mean
 distance of the two over bins of equal width, in their sizes (Guo et al., ICML 2017).
 """
 

@@ -1,4 +1,4 @@
-"""Embed the charts of the page (speed, training, reliability) as <img> data addresses, which run nothing."""
+"""Embed the charts of the page (scores, speed, training, reliability) as <img> data addresses, which run nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bench.errors import UsageError
+from bench.errors import DataError, UsageError
+from bench.evaluation.confidence import Confidence, confidence
+from bench.reporting.confidence import section
+from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.rows import Row
 from bench.reporting.speed_chart import speed_chart
@@ -56,6 +59,20 @@ def _shared_options(argv: Sequence[str]) -> tuple[str, ...]:
         if name in SHARED_FLAGS or name in SHARED_OPTIONS:
             kept += [word] if equals or name in SHARED_FLAGS else [word, next(words, "")]
     return tuple(kept)
+
+
+def confidences(answers: Sequence[AnsweredRun]) -> dict[str, Any] | None:
+    """Return the part about the scores of runs, with its chart; None where no run has any."""
+    worth: list[tuple[str, Confidence | str]] = []
+    for each in answers:
+        assert each.run.record.metrics is not None
+        try:
+            one: Confidence | str = confidence(each.outcomes, each.run.record.metrics.bootstrap)
+        except DataError as error:
+            one = str(error)
+        worth.append((each.run.label, one))
+    part = section(worth)
+    return part and {**part, "source": as_image(part["chart"]), "text": described(part["chart"])}
 
 
 def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) -> list[dict[str, str]]:

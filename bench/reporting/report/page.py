@@ -66,7 +66,7 @@ def write_report(
         "board": sections.board(runs),
         "comparison": comparing(runs, sections.metrics_of(runs[0].record).bootstrap),
         "strata": sections.strata(runs),
-        "confidence": sections.confidences(answers),
+        "confidence": drawings.confidences(answers),
         "speed": drawings.speeds(runs, split.argument),
         "drawings": drawn,
         "gallery": _gallery(split, len(scenes), small, len(data["id"])),

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 
 from bench.datasets.split import Split
-from bench.errors import DataError
-from bench.evaluation.confidence import Confidence, confidence
 from bench.evaluation.protocols import protocol
-from bench.reporting.confidence import section
 from bench.reporting.marks import MARKS, REMARKS, legend
-from bench.reporting.report.drawings import as_image, described
 from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.table import filled_columns, interval, percent
@@ -134,19 +130,6 @@ def _dot(number: int, label: str, part: Metrics | Stratum, line: int) -> dict[st
         "interval": interval(part.ci95, part.ci95_note),
         "line": line,
     }
-
-
-def confidences(answers: Sequence[AnsweredRun]) -> dict[str, Any] | None:
-    """Return the part about the scores of runs; None where no run has any."""
-    worth: list[tuple[str, Confidence | str]] = []
-    for each in answers:
-        try:
-            one: Confidence | str = confidence(each.outcomes, metrics_of(each.run.record).bootstrap)
-        except DataError as error:
-            one = str(error)
-        worth.append((each.run.label, one))
-    part = section(worth)
-    return part and {**part, "source": as_image(part["chart"]), "text": described(part["chart"])}
 
 
 def made(run: ReportRun) -> dict[str, Any]:
