@@ -94,7 +94,7 @@ def evaluate(
     split: str | Path | Split,
     *,
     results: str | Path | None = None,
-    protocol: str = "iou",
+    protocol: str | None = None,
     fresh: bool | None = None,
     batch_size: int | None = None,
     config: str | Path | None = None,
@@ -104,14 +104,16 @@ def evaluate(
 
     Without `results` nothing is stored. With a folder it is the run that `bench run` would make there: it is continued
     when it was killed, and joins the leaderboard; a finished run is not made again unless `fresh`. An object of your
-    own is always run anew, for nothing tells whether its code has changed. `how` is what `load_pipeline` takes, for a
-    pipeline given by name. Raises what `load_split`, `load_pipeline` and `bench run` raise.
+    own is always run anew, for nothing tells whether its code has changed. `protocol` is the split's own by default;
+    `how` is what `load_pipeline` takes, for a pipeline given by name. Raises what `load_split`, `load_pipeline` and
+    `bench run` raise.
     """
     if how and not isinstance(pipeline, str):
         raise UsageError(f"{', '.join(how)}: such options are for load_pipeline; this pipeline is built already")
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: at least one image is needed")
     data = split if isinstance(split, Split) else load_split(split, config=config)
+    protocol = protocol or data.protocol
     opened: Any = load_pipeline(pipeline, data, config=config, **how) if isinstance(pipeline, str) else pipeline
     if not isinstance(opened, OpenPipeline):
         opened, fresh = _opened(opened, data, config), fresh is None or fresh

@@ -150,9 +150,9 @@ class Prediction:
     """One prediction for one query: its best box, and perhaps further ones.
 
     `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
-    4) are what a two-stage pipeline chose from, one array object for a scene; `note` is for readers, `query_index` a
-    DETR's. `mask` belongs to `box`; `others` are further boxes, best first; `attention` and `stages` are drawn. A chat
-    model's `answer` is its text, `usage` its tokens in, tokens out and cost.
+    4) are what a two-stage pipeline chose from, one array a scene; `query_index` is a DETR's. `mask` belongs to `box`;
+    `others` are further boxes, best first; `none` scores that nothing is referred to, 1 where an answer says so;
+    `attention` and `stages` are drawn. A chat model's `answer` is its text, `usage` tokens in, tokens out and cost.
     """
 
     id: str
@@ -163,6 +163,7 @@ class Prediction:
     query_index: int | None = None
     mask: Mask | None = None
     others: tuple[ScoredBox, ...] = ()
+    none: float | None = None
     attention: AttentionMap | None = None
     stages: tuple[Stage, ...] = field(default=(), repr=False, compare=False)
     answer: str = field(default="", repr=False)

@@ -30,7 +30,7 @@ def frames(
     from bench.imported.alignment import align
     from bench.imported.box_files import read_boxes
     from bench.imported.frames import score_frames, with_sizes
-    from bench.reporting.table import interval, percent
+    from bench.reporting.cells import interval, percent
 
     resolved = settings_of(config)
     data = with_sizes(load_split(split, resolved))

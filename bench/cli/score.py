@@ -22,7 +22,7 @@ def score(
     xywh: Xywh = False,
     key: Key = "auto",
     partial: Annotated[
-        bool, typer.Option("--partial", help="Accept a file that lacks rows; no table shows it.")
+        bool, typer.Option("--partial", help="Accept a file that lacks rows; no table shows it.", rich_help_panel=MORE)
     ] = False,
     card: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML about the model: trained_on, paper, ...")
@@ -46,8 +46,13 @@ def score(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="iou, strict, giou, letterbox-clamped, letterbox-dilated.", show_default="the run's own, or iou"
+            help="iou, strict, giou, letterbox-clamped, letterbox-dilated, several, grefcoco-official.",
+            show_default="the run's own, or the split's",
         ),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(metavar="SCORE|RUN", help="Leave out boxes below a score, or below that which a val run chooses."),
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Store the outcomes of a run that has none; pack its files.")
@@ -87,7 +92,7 @@ def score(
                 "--name, --xywh, --key, --partial and the options about the model go with --predictions only"
             )
         folder = run
-        record, scored = rescored(run, resolved, protocol, split, keep)
+        record, scored = rescored(run, resolved, protocol, split, keep, threshold)
     else:
         assert predictions is not None
         if keep:
@@ -105,7 +110,8 @@ def score(
             name=name,
             xywh=xywh,
             key=key,
-            protocol=protocol or "iou",
+            protocol=protocol,
+            threshold=threshold,
             settings=resolved.settings.evaluation,
             partial=partial,
             card=claimed_card(name or predictions.stem, data.dataset, resolved, card, claims),

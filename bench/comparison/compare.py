@@ -137,7 +137,7 @@ def compare(
     first = runs[0].record
     return Comparison(
         split=first.identity.data.split,
-        protocol=first.protocol,
+        protocol=first.rule,
         signature=first.comparable,
         n=runs[0].metrics.n,
         images=sample.images,

@@ -91,9 +91,9 @@ def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) ->
             f"{both}: they are runs on different data of the same name, {one.split} ({' and '.join(versions)}); run "
             "the older one again on the data at hand"
         )
-    if a.protocol != b.protocol:
+    if a.rule != b.rule:
         raise RunError(
-            f"{both}: they count hits by different protocols ({a.protocol!r} and {b.protocol!r}); run one again, or "
+            f"{both}: they count hits by different protocols ({a.rule!r} and {b.rule!r}); run one again, or "
             "import imported predictions again, with the other's --protocol"
         )
     if a.proposals != b.proposals:

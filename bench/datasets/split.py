@@ -58,6 +58,11 @@ class Split:
         return self.name.rpartition("-")[0] or self.name
 
     @property
+    def protocol(self) -> str:
+        """The protocol that the split's expressions are scored by, where nobody names another."""
+        return "several" if self.several else "iou"
+
+    @property
     def argument(self) -> str:
         """What `--split` takes for it: own data goes by its path."""
         return f"file:{self.title}" if self.dataset == "file" else self.name

@@ -124,7 +124,9 @@ def new_record(
         provenance="run",
         name=context.name,
         protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at, card.proposals, card.weights.get("prompt", "")),
+        signature=signature(
+            rule.name, identity.data, rule.hits_at, card.proposals, card.weights.get("prompt", ""), bool(rule.sets)
+        ),
         proposals=card.proposals,
         identity=identity,
         settings={

@@ -27,7 +27,7 @@ def evaluate(
     split: Split,
     resolved: Resolved,
     flags: Mapping[str, Any] | None = None,
-    protocol: str = "iou",
+    protocol: str | None = None,
     fresh: bool = False,
     rank: Rank | None = None,
     opened: OpenPipeline | None = None,
@@ -42,7 +42,7 @@ def evaluate(
     settings is not refused: a study has both. The record is complete on rank 0 only.
     Raises what `open_pipeline` and `open_run` raise, and DataError for a split without scenes or any of its images.
     """
-    settings, rank, rule = resolved.settings, rank or from_environment(), protocol_named(protocol)
+    settings, rank, rule = resolved.settings, rank or from_environment(), protocol_named(protocol or split.protocol)
     if not split.scenes:
         raise DataError(f"{split.name}: the split has no scenes")
     # 1. What it is, but for the weights.

@@ -13,6 +13,7 @@ from bench.datasets.split import Split
 from bench.evaluation.masks import mask_metrics
 from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import Protocol, protocol
+from bench.evaluation.several import set_metrics
 from bench.evaluation.statistics import ratio_intervals
 from bench.evaluation.strata import in_order
 from bench.grounding import Scene
@@ -54,8 +55,10 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
     bootstrap = Bootstrap(draws=settings.draws, seed=settings.seed, confidence=settings.confidence)
     members = _members(results)
     columns = [np.arange(n), *(rows for cut in members.values() for rows in cut.values())]
-    masks = [] if results.masks is None else list(results.masks.ratios())
-    intervals = iter(_intervals(results, columns, masks, bootstrap))
+    masks, sets = results.masks, results.sets
+    ratios = [] if masks is None else [(masks.expression, above, below) for _, above, below in masks.ratios()]
+    ratios += [] if sets is None else [(np.arange(n), above, below) for _, above, below in sets.ratios()]
+    intervals = iter(_intervals(results, columns, ratios, bootstrap))
     whole = next(intervals)
     pipelined = results.proposals >= 0
     overlap = np.where(results.answered, results.overlap, -np.inf)
@@ -82,7 +85,8 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
             cut: {label: _stratum(results, rows, next(intervals)) for label, rows in labels.items()}
             for cut, labels in members.items()
         },
-        masks=None if results.masks is None else mask_metrics(results.masks, intervals),
+        masks=None if masks is None else mask_metrics(masks, intervals),
+        several=None if sets is None else set_metrics(sets, rule.threshold, intervals),
     )
 
 
@@ -97,24 +101,23 @@ def _members(results: Outcomes) -> Mapping[str, Mapping[str, Int]]:
 
 
 def _intervals(
-    results: Outcomes, columns: Sequence[Int], masks: Sequence[tuple[str, Float, Float]], bootstrap: Bootstrap
+    results: Outcomes, columns: Sequence[Int], ratios: Sequence[tuple[Int, Float, Float]], bootstrap: Bootstrap
 ) -> list[NotedInterval]:
-    """Return an interval of the hit rate for each group of expressions, then of each ratio of masks, with its note.
+    """Return an interval of the hit rate for each group of expressions, then of each ratio, with its note.
 
-    The draws are the same for all.
+    A ratio is of expressions (M,), with numerators and denominators (M,). The draws are the same for all.
     """
     # 1. Number the images of the sample: those with an expression.
     used = np.bincount(results.image, minlength=len(results.unreadable)) > 0
     image, images = (np.cumsum(used) - 1)[results.image], int(used.sum())
     # 2. Hits and expressions of each group on each image.
-    hits = np.empty((images, len(columns) + len(masks)))
+    hits = np.empty((images, len(columns) + len(ratios)))
     sizes = np.empty_like(hits)
     for column, rows in enumerate(columns):
         sizes[:, column] = np.bincount(image[rows], minlength=images)
         hits[:, column] = np.bincount(image[rows], weights=results.hit[rows].astype(np.float64), minlength=images)
-    for column, (_, above, below) in enumerate(masks, len(columns)):
-        assert results.masks is not None
-        of = image[results.masks.expression]
+    for column, (expressions, above, below) in enumerate(ratios, len(columns)):
+        of = image[expressions]
         hits[:, column] = np.bincount(of, weights=above, minlength=images)
         sizes[:, column] = np.bincount(of, weights=below, minlength=images)
     # 3. One set of draws serves every group.

@@ -20,7 +20,8 @@ from bench.datasets.annotations import Annotations, annotations_of
 from bench.errors import DataError
 from bench.evaluation.masks import MaskOutcomes, mask_outcomes
 from bench.evaluation.protocols import Protocol
-from bench.evaluation.strata import Cut, strata
+from bench.evaluation.several import SetOutcomes, set_outcomes
+from bench.evaluation.strata import ORDER, Cut, strata
 from bench.grounding import Expression, Scene
 from bench.runs.answers import Answers, answers_of
 from bench.runs.outcomes import write_outcomes
@@ -35,13 +36,14 @@ PAIRS = 200_000  # expression x proposal pairs compared at once
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """One entry per expression (N) in the split's order, except `scenes` and the last four.
+    """One entry per expression (N) in the split's order, except `scenes` and those from `proposals` on.
 
     `overlap` is the protocol's quantity (IoU, unless it is `giou`), `iou` always the IoU in the protocol's frame, both
     0 or less without a box; `scores` are NaN without a box or a score; `oracle` the best overlap that any proposal of
     the scene reaches, NaN where there are none. `image` is the scene's position. `proposals` (scenes) counts boxes, -1
     where the pipeline makes none; `unreadable` (scenes) marks images that could not be read; `duplicates` counts second
-    answers, which were dropped. `masks` is None where the split or the answers have none.
+    answers, which were dropped. `masks` is None where the split or the answers have none. Under a protocol over sets
+    there are `sets`, `overlap` and `iou` are F1, and a rejection counts as answered.
     """
 
     protocol: Protocol
@@ -58,6 +60,7 @@ class Outcomes:
     unreadable: Bool
     duplicates: int
     masks: MaskOutcomes | None = None
+    sets: SetOutcomes | None = None
 
     @cached_property
     def expressions(self) -> tuple[Expression, ...]:
@@ -68,7 +71,10 @@ class Outcomes:
     @cached_property
     def strata(self) -> dict[str, Cut]:
         """Return the label of each expression in each cut."""
-        return strata(self.annotations)
+        cuts = strata(self.annotations)
+        if self.sets is None:
+            return cuts
+        return cuts | {"targets": Cut(np.minimum(self.sets.targets, 2), ORDER["targets"])}
 
 
 def outcomes(
@@ -108,8 +114,11 @@ def outcomes(
         best = _best_proposals(protocol, truth, scene_of, sizes, pools, answers)
         overlap, iou = (_best_of(values, owner, count, 0.0) for values in (overlap, iou))
         hit = protocol.reached(overlap, 0.5) & answered
-        if protocol.decide is not None:
-            overlap, hit = _decide(protocol, known, answers, first, sizes, unreadable)
+    # 4. Under a protocol over sets all boxes count, and F1 is the overlap.
+    sets = set_outcomes(known, answers, first, unreadable, sizes, protocol) if protocol.sets else None
+    if sets is not None:
+        overlap = iou = sets.f1
+        hit, answered = sets.exact, (sets.predicted > 0) | sets.rejected
     return Outcomes(
         protocol=protocol,
         scenes=scenes,
@@ -125,6 +134,7 @@ def outcomes(
         unreadable=unreadable,
         duplicates=len(answers.ids) - int((first >= 0).sum()),
         masks=mask_outcomes(known, answers, first, unreadable, protocol),
+        sets=sets,
     )
 
 
@@ -259,27 +269,3 @@ def _best_proposals(
         overlap, _ = _compare(protocol, box, truth[target][pair], sizes[scene[pair]])
         best[target] = np.maximum.reduceat(overlap, begins)
     return best
-
-
-def _decide(
-    protocol: Protocol, known: Annotations, answers: Answers, first: Int, sizes: Float, unreadable: Bool
-) -> tuple[Float, Bool]:
-    """Apply a protocol over sets to each expression: its overlap (N,) and hit (N,)."""
-    assert protocol.decide is not None
-    overlap, hit = np.zeros(len(first)), np.zeros(len(first), np.bool_)
-    ends = np.searchsorted(known.owner, np.arange(len(first) + 1))
-    for number, place in enumerate(known.image.tolist()):
-        if unreadable[place]:  # a miss, also where nothing is referred to
-            continue
-        targets = known.targets[ends[number] : ends[number + 1]]
-        boxes = answers.prediction(int(first[number])).boxes if first[number] >= 0 else ()
-        scored = [each for each in boxes if np.isfinite(each.box).all()]
-        # Every predicted box with every target, P x T pairs.
-        count = len(scored) * len(targets)
-        pairs = np.repeat(np.array([each.box for each in scored], np.float64).reshape(-1, 4), len(targets), axis=0)
-        truths = np.tile(targets, (len(scored), 1))
-        width, height = np.repeat(sizes[place][:, None], count, axis=1)
-        matrix = protocol.overlap(*protocol.place(pairs, truths, width, height)).reshape(len(scored), len(targets))
-        scores = np.array([np.nan if each.score is None else each.score for each in scored], np.float64)
-        overlap[number], hit[number] = protocol.decide(matrix, scores)
-    return overlap, hit

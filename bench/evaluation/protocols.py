@@ -12,27 +12,35 @@ letterbox-clamped   TransVG, CLIP-VG and their kin (Deng et al. 2021; Xiao et al
 letterbox-dilated   as `letterbox-clamped` for boxes; masks as HiVG and OneRef score them (Xiao et al. 2024), in the
                     letterbox of 384 pixels and dilated: a pixel counts that interpolation touches from a positive one.
 
-Masks are compared pixel by pixel of the original image, but for the last. These score the first box of a prediction
-against the best of the targets; an expression without a target is a miss. A protocol over sets of boxes (such as the
-precision of generalised referring expressions) is a Protocol with `decide`.
+several             all boxes of a prediction against all targets, one to one in order of score, IoU >= 0.5, the boxes
+                    clipped to the image: a hit is F1 = 1 (several.py). `several@0.35` leaves out boxes below that
+                    score. The default where expressions may refer to nothing or to several objects.
+grefcoco-official   the same by generalised IoU >= 0.5, in order of overlap, unclipped, of boxes with a score >= 0.7:
+                    gRefCOCO's evaluation (Liu et al. 2023; its paper says IoU).
+
+Masks are compared pixel by pixel of the original image, but under letterbox-dilated. All but the last two score the
+first box of a prediction against the best of the targets; an expression without a target is a miss.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_xywh_to_xyxy, box_xyxy_to_xywh, clip_xyxy, giou_elementwise, iou_elementwise
-from bench.errors import UnknownName
+from bench.errors import UnknownName, UsageError
 from bench.grounding import Mask
 from bench.masks import decode, overlaps
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+MOST_SCORE = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +51,8 @@ class Protocol:
     original image (sizes are infinite where none is annotated), and returns both as they are compared. `overlap`
     (N, 4), (N, 4) -> (N,) is the quantity that `hits_at` is about.
 
-    `decide` is for sets: the overlaps (P, T) of an expression's P predicted boxes, best first, with its T targets, and
-    their scores (P,), NaN without one -> the expression's overlap, and whether it is a hit. P and T may be 0. Without
-    it, the first box and the best target count.
+    `sets` compares all boxes with all targets, one to one in order of "score" or "overlap"; boxes below `threshold` are
+    left out. Without it, the first box and the best target count.
 
     `masks` takes M predicted and M annotated masks, None for an empty one -> pixels (M,) of intersections and unions.
     """
@@ -55,7 +62,8 @@ class Protocol:
     place: Callable[[Float, Float, Float, Float], tuple[Float, Float]]
     overlap: Callable[[Float, Float], Float] = iou_elementwise
     needs_size: bool = False
-    decide: Callable[[Float, Float], tuple[float, bool]] | None = None
+    sets: Literal["", "score", "overlap"] = ""
+    threshold: float | None = None
     masks: Callable[[Sequence[Mask | None], Sequence[Mask | None]], tuple[Int, Int]] = overlaps
 
     def reached(self, overlap: Float, threshold: float) -> Bool:
@@ -69,10 +77,29 @@ class Protocol:
 
 
 def protocol(name: str) -> Protocol:
-    """Return the protocol of that name. Raises UnknownName with the nearest ones."""
-    if name not in PROTOCOLS:
-        raise UnknownName("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+    """Return the protocol of that name, "several@0.35" with a threshold.
+
+    Raises UnknownName with the nearest ones, UsageError for a threshold that is none.
+    """
+    base, at, number = name.partition("@")
+    if base not in PROTOCOLS:
+        raise UnknownName("protocol", base, PROTOCOLS)
+    rule = PROTOCOLS[base]
+    return rule if not at else with_threshold(rule, number)
+
+
+def with_threshold(rule: Protocol, threshold: str | float) -> Protocol:
+    """Return a protocol over sets that leaves out boxes below a score. Raises UsageError."""
+    try:
+        value = round(float(threshold), 6)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > MOST_SCORE:
+        raise UsageError(f"threshold {threshold!r}: expected a score, such as several@0.35")
+    if not rule.sets or rule.threshold is not None:
+        raise UsageError(f"protocol {rule.name!r} takes no threshold; `several` does")
+    value += 0.0  # no minus before zero
+    return replace(rule, name=f"{rule.name}@{value!r}", threshold=value)
 
 
 def _clipped(predictions: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:
@@ -149,5 +176,7 @@ PROTOCOLS = {
         Protocol("giou", ">=0.5", _unclipped, giou_elementwise),
         Protocol("letterbox-clamped", ">=0.5", _letterboxed, needs_size=True),
         Protocol("letterbox-dilated", ">=0.5", _letterboxed, needs_size=True, masks=_dilated_overlaps),
+        Protocol("several", ">=0.5", _clipped, sets="score"),
+        Protocol("grefcoco-official", ">=0.5", _unclipped, giou_elementwise, sets="overlap", threshold=0.7),
     )
 }

@@ -250,7 +250,9 @@ def stored(pair: Pair) -> Run | None:
     """Return a pair's latest run, finished or with scenes pending; no pipeline is opened. Raises BenchError."""
     context, identity = _identified(pair)
     known = partial(same_weights, context=context)
-    return latest_run(Path(pair.resolved.settings.results), identity, "iou", pair.split.scenes, Rank(), known)
+    return latest_run(
+        Path(pair.resolved.settings.results), identity, pair.split.protocol, pair.split.scenes, Rank(), known
+    )
 
 
 def _refuse_same(study: Study, pairs: Sequence[Pair]) -> None:

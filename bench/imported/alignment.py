@@ -18,6 +18,7 @@ from bench.datasets.annotations import annotations_of
 from bench.datasets.fingerprint import image_key
 from bench.datasets.split import Split
 from bench.errors import DataError
+from bench.grounding import ScoredBox
 from bench.imported.box_files import BoxRows, read_boxes
 from bench.imported.frames import refuse_wrong_frame
 from bench.runs.answers import Answers, dump_answers
@@ -34,7 +35,8 @@ class Alignment:
     """The answers that the rows became, a line a scene; notes of some by their position; keys of rows without a place.
 
     `missing` are ids of expressions that no row is about, `extra` and `other_image` keys of rows. `in_scene_order`
-    says that row numbers were counted in the order of the scenes, the split having no other.
+    says that row numbers were counted in the order of the scenes, the split having no other. `nothing_detected` counts
+    expressions without a detection in a file of detections.
     """
 
     keyed_by: KeyedBy
@@ -45,6 +47,7 @@ class Alignment:
     extra: list[str] = field(default_factory=list)
     other_image: list[str] = field(default_factory=list)
     duplicates: int = 0
+    nothing_detected: int = 0
 
     def store(self, folder: Path) -> None:
         """Write the answers as a run's predictions.jsonl. Raises RunError."""
@@ -91,18 +94,19 @@ def align(boxes: tuple[BoxRows, int], split: Split, key: Key = "auto", where: st
     placed = np.flatnonzero(number >= 0)[::-1]
     chosen = np.full(count, -1)
     chosen[number[placed]] = placed
-    missing = [at for at in order if chosen[position[at]] < 0] if (chosen < 0).any() else []
-    # 2. Of the expressions with a row (A): a row of another image is a miss.
-    here = np.flatnonzero(chosen >= 0)
+    with_row = int((chosen >= 0).sum())
+    missing = [at for at in order if chosen[position[at]] < 0] if with_row < count and not rows.detections else []
+    # 2. Of the expressions with a row (A): a row of another image is a miss. Of detections all have one, or nothing.
+    here = np.flatnonzero((chosen >= 0) | rows.detections)
     chosen, image = chosen[here], known.image[here]
-    answers, other = rows.boxes[chosen], []
+    answers, other = np.where(chosen[:, None] < 0, np.nan, rows.boxes[chosen]), []
     for at in chosen.argsort().tolist() if any(rows.images) else ():
         named = rows.images[chosen[at]]
         if named is not None and image_key(named) != image_key(known.files[image[at]]):
             other.append(at)
     answers[other] = np.nan
     lost = {*other}
-    scores = [rows.scores[row] for row in chosen.tolist()]
+    scores = [None if row < 0 else rows.scores[row] for row in chosen.tolist()]
     names = list(position)
     aligned = Alignment(
         keyed_by,
@@ -119,15 +123,30 @@ def align(boxes: tuple[BoxRows, int], split: Split, key: Key = "auto", where: st
             masks={
                 at: rows.masks[row] for at, row in enumerate(chosen.tolist()) if row in rows.masks and at not in lost
             },
+            others={
+                at: tuple(map(_rounded, rows.others[row]))
+                for at, row in enumerate(chosen.tolist())
+                if row in rows.others and at not in lost
+            },
+            none={
+                at: 1.0 for at, row in enumerate(chosen.tolist()) if (row < 0 or row in rows.none) and at not in lost
+            },
         ),
         notes={at: f"the row is about another image: {rows.images[chosen[at]]}" for at in other},
         missing=missing,
         extra=[rows.keys[at] for at in np.flatnonzero(number < 0).tolist()],
         other_image=[rows.keys[chosen[at]] for at in other],
-        duplicates=doubled + len(placed) - len(here),
+        duplicates=doubled + len(placed) - with_row,
+        nothing_detected=count - with_row if rows.detections else 0,
     )
-    _refuse_strangers(rows, len(here), aligned, order, key, where, split.name)
+    _refuse_strangers(rows, with_row, aligned, order, key, where, split.name)
     return aligned
+
+
+def _rounded(each: ScoredBox) -> ScoredBox:
+    """Round a box and its score to the 6 decimals that runs store."""
+    x1, y1, x2, y2 = rounded(np.array(each.box)).tolist()
+    return ScoredBox((x1, y1, x2, y2), None if each.score is None else round(each.score, 6))
 
 
 def _keyed_by(rows: BoxRows, key: Key, where: str) -> KeyedBy:

@@ -4,9 +4,14 @@
     {"0": {"pred_bbox": [...], "image_name": "..."}, ...}             the same with an object for each
     [{"id": "0", "box": [...]}, {"row": 1, "box": null}, ...]         a list of objects
     {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
+    {"id": "0", "boxes": [[...], ...], "scores": [...]}               several boxes; [] says that nothing is there
+    {"0": {"boxes": [...], "scores": [...], "labels": [...]}, ...}    MDETR's predictions as they are dumped
+    [{"image_id": 0, "bbox": [...], "score": 0.9}, ...]               COCO-style detections, x, y, width, height
 
-The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the image image_name or file_name. An object may have
-a "format" of its own, xyxy or xywh (the prediction files of Ref-L4 and HC-RefLoCo), and a mask, called mask or
+The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, several boxes boxes, boxes_xyxy, bboxes or
+extracted_predictions (HumanRef), the image image_name or file_name. The image_id of a detection is the expression's id,
+as in MDETR's JSON; an expression without any detection is one where nothing is. An object may have a "format" of its
+own, xyxy or xywh (the prediction files of Ref-L4 and HC-RefLoCo), and a mask, called mask or
 segmentation: {"size": [height, width], "counts": ...}, COCO's run-length encoding at the size of the image; without a
 box beside it, the box is the one around it. A malformed value is refused with its key.
 """
@@ -17,7 +22,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +32,8 @@ from numpy.typing import NDArray
 
 from bench.datasets.readers.rows import is_number
 from bench.errors import DataError, short
-from bench.grounding import Box, Mask
+from bench.grounding import Box, Mask, ScoredBox
+from bench.imported.box_sets import SCORES, SETS, by_expression, is_detection, scored_boxes
 from bench.inputs import load_text, parsed_json
 from bench.masks import box_of, checked_mask
 
@@ -54,7 +60,8 @@ class BoxRow(NamedTuple):
 class BoxRows:
     """The rows of a file as columns (N); `boxes` (N, 4) is NaN without a box. A row is made when it is wanted.
 
-    `masks` is by the row's position.
+    `masks`, `others` (further boxes, best first) and `none` (the rows that say that nothing is there) are by the row's
+    position. Of `detections` an expression without a row is one where nothing was detected.
     """
 
     keys: Sequence[str]
@@ -63,6 +70,9 @@ class BoxRows:
     images: Sequence[str | None]
     scores: Sequence[float | None]
     masks: Mapping[int, Mask] = field(default_factory=dict)
+    others: Mapping[int, tuple[ScoredBox, ...]] = field(default_factory=dict)
+    none: frozenset[int] = frozenset()
+    detections: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -82,7 +92,12 @@ def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "i
     """
     text = load_text(path)
     doubled: list[str] = []
-    rows = _rows(path, _parse(path, text, doubled), xywh, prefer)
+    content = _parse(path, text, doubled)
+    if isinstance(content, list) and content and all(map(is_detection, content)):
+        gathered = by_expression(content, str(path))
+        rows = replace(_rows(path, [*gathered], xywh, prefer), detections=True)
+    else:
+        rows = _rows(path, content, xywh, prefer)
     if not len(rows):
         raise DataError(f"{path}: has no boxes")
     return rows, len(doubled)
@@ -120,11 +135,23 @@ def _is_lines(text: str) -> bool:
 
 
 def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> BoxRows:
-    if isinstance(content, dict) and dict not in set(map(type, content.values())):
+    if isinstance(content, dict) and not any(isinstance(v, dict) or _is_set(v) for v in content.values()):
         nothing = [None] * len(content)
         boxes = _boxes([*content.values()], xywh, lambda at: f"{path}: {[*content][at]!r}")
         return BoxRows([*content], nothing, boxes, nothing, nothing)
-    rows = [(key, by, *_fields(where, entry, xywh)) for where, key, by, entry in _entries(path, content, prefer)]
+    others: dict[int, tuple[ScoredBox, ...]] = {}
+    none: list[int] = []
+    rows: list[Any] = []
+    for place, name, kind, entry in _entries(path, content, prefer):
+        if entry.keys() & {*SETS}:
+            given = scored_boxes(place, entry, xywh)
+            none += [] if given else [len(rows)]
+            others |= {len(rows): tuple(given[1:])} if len(given) > 1 else {}
+            best = {"box": [*given[0].box], "score": given[0].score} if given else {"box": None}
+            rest = {key: value for key, value in entry.items() if key not in (*SETS, *PLAIN, *PREDICTED, *SCORES)}
+            rows.append((name, kind, *_fields(place, {**rest, **best, "format": "xyxy"}, xywh=False)))
+        else:
+            rows.append((name, kind, *_fields(place, entry, xywh)))
     keys, by, values, forms, images, scores, drawn = zip(*rows, strict=True) if rows else ((),) * 7
     masks = {at: mask for at, mask in enumerate(drawn) if mask is not None}
     del rows, drawn
@@ -132,7 +159,13 @@ def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: L
     def where(at: int) -> str:
         return next(islice(_entries(path, content, prefer), at, None))[0]
 
-    return BoxRows(keys, by, _boxes(values, np.array(forms, np.bool_), where), images, scores, masks)
+    made = _boxes(values, np.array(forms, np.bool_), where)
+    return BoxRows(keys, by, made, images, scores, masks, others, frozenset(none))
+
+
+def _is_set(value: object) -> bool:
+    """Tell whether a value is a list of boxes, perhaps an empty one."""
+    return isinstance(value, list) and (not value or isinstance(value[0], list))
 
 
 def _entries(
@@ -141,7 +174,8 @@ def _entries(
     """Yield the entries as objects: where they are, their keys, and what the keys are."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield f"{path}: {key!r}", key, None, value if isinstance(value, dict) else {"box": value}
+            one = {"boxes" if _is_set(value) else "box": value}
+            yield f"{path}: {key!r}", key, None, value if isinstance(value, dict) else one
         return
     order: Iterable[Literal["id", "row"]] = ("id", "row") if prefer == "id" else ("row", "id")
     for number, entry in enumerate(content):

@@ -16,6 +16,7 @@ from bench.evaluation.identity import data_identity, now, split_named
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
+from bench.evaluation.protocols import with_threshold
 from bench.grounding import SawTestImages, Supervision
 from bench.imported.alignment import Alignment, Key, align_file
 from bench.runs import provenance
@@ -70,20 +71,23 @@ def import_boxes(
     name: str | None = None,
     xywh: bool = False,
     key: Key = "auto",
-    protocol: str = "iou",
+    protocol: str | None = None,
     settings: EvaluationSettings | None = None,
     argv: Sequence[str] | None = None,
     partial: bool = False,
     card: ImportedCard | None = None,
+    threshold: str | None = None,
 ) -> tuple[RunRecord, Path]:
     """Score the boxes of a file on `split`; return the record and the run's folder under `results`.
 
     The same boxes under the same name land in the same folder again. `partial` takes a file that lacks rows, and marks
-    its run as partial. Raises what `align_file` raises, UnknownName for the protocol, RunError when `results` cannot be
-    written.
+    its run as partial; `threshold` is a score below which boxes are left out. Raises what `align_file` raises,
+    UnknownName for the protocol, UsageError for the threshold, RunError when `results` cannot be written.
     """
     started = now()
-    rule = protocol_named(protocol)
+    rule = protocol_named(protocol or split.protocol)
+    if threshold is not None:
+        rule = with_threshold(rule, threshold)
     aligned = align_file(path, split, key, xywh, partial)
     data = data_identity(split)
     if partial and aligned.missing:
@@ -103,6 +107,8 @@ def import_boxes(
     )
     places = {"missing": aligned.missing, "extra": aligned.extra, "other_image": aligned.other_image}
     order = "rows were counted in the order of the scenes, since the split's ids are not row numbers"
+    absent = aligned.nothing_detected
+    nothing = f"expressions without a detection, taken as an answer that nothing is there: {absent:,}" if absent else ""
     claims = (card or ImportedCard()).model_dump(exclude_defaults=True)
     facts = {"summary": f"boxes made elsewhere, from {path.name}", "saw_test_images": "unknown", **claims}
     record = RunRecord(
@@ -110,7 +116,7 @@ def import_boxes(
         provenance="imported",
         name=identity.pipeline,
         protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at),
+        signature=signature(rule.name, identity.data, rule.hits_at, sets=bool(rule.sets)),
         identity=identity,
         settings={"split": split_named(split)},
         # Without the file's own hash: boxes imported again under a name replace the older ones in the leaderboard.
@@ -122,7 +128,7 @@ def import_boxes(
         environment={"packages": provenance.packages()},
         card={"name": identity.pipeline, **facts},
         sessions=1,
-        notes=(order,) if aligned.in_scene_order else (),
+        notes=tuple(note for note, there in ((order, aligned.in_scene_order), (nothing, nothing)) if there),
         errors={},
         metrics=metrics,
         throughput=None,

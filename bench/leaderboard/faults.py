@@ -17,7 +17,7 @@ from bench.datasets.load import FILE, load_split
 from bench.datasets.split import Split
 from bench.errors import BenchError, UnknownName, UsageError
 from bench.evaluation.differences import flat
-from bench.evaluation.protocols import PROTOCOLS
+from bench.evaluation.protocols import PROTOCOLS, protocol
 from bench.grounding import Scene
 from bench.reporting.boards import why_left_out
 from bench.runs.numbers import Metrics
@@ -38,11 +38,14 @@ def record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
         yield f"{RECORD}: a number is infinite or NaN"
     if not (record.name.strip() and record.name.isprintable() and len(record.name) <= 100):
         yield f"{RECORD}: name: expected a pipeline's name of up to 100 printable letters, not {record.name[:100]!r}"
-    if record.protocol not in PROTOCOLS:
+    try:
+        rule = protocol(record.protocol)
+    except UsageError:
         yield f"{RECORD}: protocol: no protocol is called {record.protocol[:100]!r}; known: {', '.join(PROTOCOLS)}"
     else:
-        rule = PROTOCOLS[record.protocol]
-        made = signature(rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt)
+        made = signature(
+            rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt, bool(rule.sets)
+        )
         if made != record.signature:
             yield f"{RECORD}: signature: is {record.signature[:200]!r}, but its parts make {made[:200]!r}"
     if not re.fullmatch(r"[0-9a-f]{8,64}", record.settings_hash):

@@ -150,7 +150,7 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds, le
     data = record.identity.data
     return Board(
         signature=record.comparable,
-        protocol=record.protocol,
+        protocol=record.rule,
         proposals=record.proposals,
         **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "images")},
         rows=tuple(_by_the_same_masks(rows)),

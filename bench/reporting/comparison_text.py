@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.comparison.compare import Comparison, Pair
-from bench.reporting.table import interval, percent, signed
+from bench.reporting.cells import interval, measures, percent, signed
 from bench.reporting.terminal import empty_table, print_table, wide
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
         "share images"
     )
     yield (
-        f"mean IoU {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {minus} = "
+        f"{measures(comparison.signature)[2]} {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {minus} = "
         f"{signed(100 * pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
     )
 
@@ -97,7 +97,8 @@ def _runs(comparison: Comparison) -> Table:
     table = empty_table("")
     levels = {run["confidence"] for run in comparison.runs}
     level = f"{100 * levels.pop():g} % interval" if len(levels) == 1 else "interval"
-    for name in ("", "pipeline", "Acc@0.5", level, "mIoU"):
+    accuracy, _, mean = measures(comparison.signature)
+    for name in ("", "pipeline", accuracy, level, "mIoU" if mean == "mean IoU" else mean):
         table.add_column(name, justify="left" if name in ("", "pipeline") else "right", no_wrap=True)
     for run in comparison.runs:
         scores = percent(run["acc@0.5"]), interval(run["ci95"], run["ci95_note"]), percent(run["mean_iou"])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.evaluation.confidence import BINS, Confidence
+from bench.reporting.cells import BLANK, interval, percent
 from bench.reporting.charts import Panel, line_chart
-from bench.reporting.table import BLANK, interval, percent
 from bench.reporting.terminal import empty_table, print_table, wide
 
 if TYPE_CHECKING:

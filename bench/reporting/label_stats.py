@@ -11,7 +11,7 @@ import numpy as np
 from bench.boxes import box_area_xyxy
 from bench.datasets.fingerprint import image_key
 from bench.grounding import Box, Expression, Scene
-from bench.reporting.table import BLANK
+from bench.reporting.cells import BLANK
 from bench.reporting.terminal import wide
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from collections.abc import Collection, Sequence
 
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
+from bench.reporting.cells import BLANK, interval_of, percent, signed
 from bench.reporting.marks import REMARKS, legend, marks
 from bench.reporting.published import named
 from bench.reporting.rows import Row, number_of
-from bench.reporting.table import BLANK, Column, filled_columns, interval_of, percent, signed
+from bench.reporting.table import Column, filled_columns
 
 INTRO = """\
 # Leaderboard
@@ -60,7 +61,10 @@ def _board(board: Board, namesake: bool, chosen: Collection[str]) -> list[str]:
     """Return the sections of one table."""
     title = escape(board.split) + ("" if board.protocol == "iou" else f", protocol {escape(board.protocol)}")
     title += f", proposals {escape(board.proposals)}" if board.proposals else ""
-    hits_at = PROTOCOLS[board.protocol].hits_at if board.protocol in PROTOCOLS else ""
+    rule = PROTOCOLS.get(board.protocol)
+    hits_at = (
+        "" if rule is None else rule.hits_at if not rule.sets else f"a hit is F1 = 1, boxes pair at {rule.hits_at}"
+    )
     facts = (
         f"{board.expressions:,} expressions, {board.images:,} images; protocol {escape(board.protocol)}"
         f"{f' ({hits_at})' if hits_at else ''}; data {code(board.fingerprint, 8)}"

@@ -38,6 +38,12 @@ MARKS: tuple[tuple[str, str, Callable[[Row], bool], str], ...] = (
         lambda r: bool(r.get("other_masks")),
         "scored by other ground-truth masks than the others, so its numbers of masks are left out",
     ),
+    (
+        "□",
+        "one box",
+        lambda r: bool(r.get("several") and r["several"]["one_box"]),
+        "answers one box at most, where an expression may mean several objects",
+    ),
     ("◊", "submitted", lambda r: r["submitted"] is not None, "another person's run, re-scored here"),
 )
 UNCHECKED = ("?", "recalled, inferred or from a third party; not looked up at its source")  # of a published value

@@ -19,8 +19,8 @@ from bench.comparison.compared_runs import stored_records
 from bench.comparison.paired import NORMAL, standard_error
 from bench.errors import RunError, UnknownName, UsageError
 from bench.reporting.boards import supervision
+from bench.reporting.cells import interval, percent, signed
 from bench.reporting.published import Published, find_published_split, on_split
-from bench.reporting.table import interval, percent, signed
 from bench.runs.integrity import checked_record
 from bench.runs.outcomes import read_outcomes
 from bench.runs.record import RunRecord

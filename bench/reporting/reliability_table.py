@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench.reporting.table import BLANK, percent
+from bench.reporting.cells import BLANK, percent
 from bench.reporting.terminal import empty_table, wide
 
 if TYPE_CHECKING:

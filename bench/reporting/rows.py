@@ -33,6 +33,8 @@ RunRow = TypedDict(
         "errors": int,
         "duplicates": int,
         "proposals_per_image": float | None,
+        # Only under a protocol over sets of boxes: `SeveralMetrics` (bench/runs/numbers.py).
+        "several": NotRequired[Mapping[str, Any]],
         # Only where there are some: `MaskMetrics` (bench/runs/numbers.py), and `by`, what made masks of the boxes.
         "masks": NotRequired[Mapping[str, Any]],
         "strata": Mapping[str, Mapping[str, Any]],  # cut -> label -> {n, hits, acc@0.5, ci95, ci95_note}
@@ -98,6 +100,8 @@ def run_row(record: RunRecord, run_dir: Path | str) -> RunRow:
     if metrics.get("masks"):
         maker = record.identity.options.get("masks")
         out["masks"] = {**metrics["masks"], "by": maker.get("kind") if isinstance(maker, Mapping) else None}
+    if metrics.get("several"):
+        out["several"] = metrics["several"]
     for key in ("expressions_per_s", "images_per_s", "peak_memory_mb"):
         out[key] = getattr(speed, key) if speed else None
     out |= {

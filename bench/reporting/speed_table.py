@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.table import BLANK, rate
+from bench.reporting.cells import BLANK, rate
 from bench.reporting.terminal import empty_table, wide
 from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline, machine
 

@@ -13,48 +13,12 @@ from typing import Any, cast
 
 from bench.errors import UnknownName
 from bench.printing import printable
+from bench.reporting.cells import BLANK, count, interval, interval_of, percent, rate, signed
 from bench.reporting.marks import marks
 from bench.reporting.rows import Row, RunRow
 
-BLANK = "–"
-
-
-def percent(value: float | None) -> str:
-    """Format a fraction in percent with two digits; a dash for None."""
-    return BLANK if value is None else _number(f"{100 * value:.2f}")
-
-
-def interval(bounds: Sequence[float] | None, note: str | None = "") -> str:
-    """Format two fractions as "[78.41, 80.92]" percent, a dash for None, and "(4 images)" where few inform it."""
-    text = BLANK if bounds is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
-    return f"{text} ({note})" if note else text
-
-
-def interval_of(row: Mapping[str, Any]) -> str:
-    """Format the interval of a row, or of a stratum of one, with its note; "" for a run without metrics."""
-    return "" if row.get("n") is None else interval(row["ci95"], row.get("ci95_note"))
-
-
-def rate(value: float | None) -> str:
-    """Format a rate per second with three digits or all before the point; a dash for None."""
-    if value is None:
-        return BLANK
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
-
-
-def count(value: int | None) -> str:
-    """Format a whole number with its thousands apart; a dash for None."""
-    return BLANK if value is None else f"{value:,}"
-
-
-def signed(points: float, digits: int = 2) -> str:
-    """Format a difference in points: "+0.62", "−0.29", "0.00"."""
-    return _number(f"{points:+.{digits}f}")
-
-
-def _number(text: str) -> str:
-    """Return a formatted number with a true minus, and zero without a sign."""
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+# Not in tables over sets of boxes.
+OF_ONE_BOX = ("acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "beside")
 
 
 def spreadsheet(value: Any) -> Any:
@@ -89,7 +53,8 @@ class Column:
 
     def text(self, row: RunRow) -> str:
         """Return the cell as people read it."""
-        return self.format(self.raw(row))
+        value = self.raw(row)
+        return BLANK if value is None and self.name == "threshold" else self.format(value)
 
 
 def filled_columns(table: str, rows: Sequence[RunRow], chosen: Collection[str] = ()) -> list[tuple[Column, list[str]]]:
@@ -103,7 +68,10 @@ def filled_columns(table: str, rows: Sequence[RunRow], chosen: Collection[str] =
     if chosen:
         picked = [column for column in COLUMNS if column.name in (*chosen, "pipeline")]
         return [(column, [column.text(row) for row in rows]) for column in picked]
-    columns = [(column, [column.text(row) for row in rows]) for column in COLUMNS if table in column.tables]
+    known = [column for column in COLUMNS if table in column.tables]
+    if table != "c" and any("several" in row for row in rows):
+        known = [column for column in known if column.name not in OF_ONE_BOX]
+    columns = [(column, [column.text(row) for row in rows]) for column in known]
     return [
         (column, cells)
         for column, cells in columns
@@ -184,6 +152,11 @@ def _csv(name: str, value: Callable[[Row], Any] | None = None, optional: str = "
     return Column(name, name, "", str, value, tables="c", optional=optional)
 
 
+def _threshold(row: Row) -> float | None:
+    known: float | None = row.get("several", {}).get("threshold")
+    return known
+
+
 def _maker(row: Row) -> str | None:
     maker: str | None = row.get("masks", {}).get("by")
     return maker
@@ -191,9 +164,14 @@ def _maker(row: Row) -> str | None:
 
 def _masks(name: str, header: str, why: str, tables: str, *keys: str) -> tuple[Column, ...]:
     """Return the columns of a quantity of masks, there only where some run has masks."""
+    return _ratio(name, header, why, tables, "masks", *keys)
+
+
+def _ratio(name: str, header: str, why: str, tables: str, *keys: str) -> tuple[Column, ...]:
+    """Return the columns of a share with its interval: for readers, and its value and ends for the CSV."""
 
     def part(row: Row) -> Any:
-        value: Any = row.get("masks")
+        value: Any = row
         for key in keys:
             value = value and value.get(key)
         return value
@@ -225,6 +203,25 @@ COLUMNS: tuple[Column, ...] = (
     _csv("hits"),
     Column("acc@0.5", "Acc@0.5", "", percent, tables="tmlc", optional=""),
     Column("ci95", "interval", "", str, lambda row: interval_of(row) or BLANK, tables="t", optional=""),
+    *_ratio("sets_exact", "F1 = 1", "a box for every target, and no other box", "tmhl", "several", "exact"),
+    *_ratio(
+        "sets_no_target_accuracy",
+        "N-acc",
+        "rejected, of those that refer to nothing",
+        "tmhl",
+        "several",
+        "no_target_accuracy",
+    ),
+    *_ratio(
+        "sets_target_accuracy",
+        "T-acc",
+        "not rejected, of those that refer to something",
+        "tmhl",
+        "several",
+        "target_accuracy",
+    ),
+    *_ratio("sets_mean_f1", "mean F1", "mean F1 of expressions", "tmhl", "several", "mean_f1"),
+    Column("threshold", "threshold", "the score that a box needs", "{:g}".format, _threshold, "tmhlc", "tmhlc"),
     _csv("ci95_low", lambda row: row["ci95"] and row["ci95"][0]),
     _csv("ci95_high", lambda row: row["ci95"] and row["ci95"][1]),
     _csv("ci95_note"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from bench.reporting.cells import BLANK, interval, measures, percent
 from bench.reporting.marks import legend, marks
 from bench.reporting.rows import Row, run_row
-from bench.reporting.table import BLANK, filled_columns, interval, percent
+from bench.reporting.table import filled_columns
 from bench.runs.numbers import Metrics, Stratum
 from bench.runs.record import RunRecord
 
@@ -200,7 +201,7 @@ def _strata(records: Sequence[RunRecord], width: int) -> Iterator[Grid]:
         columns[-1].append(name)
         used += need
     for number, some in enumerate(columns):
-        grid = empty_table("Acc@0.5 % by stratum" + (" (continued)" if number else ""))
+        grid = empty_table(f"{measures(records[0].signature)[0]} % by stratum" + (" (continued)" if number else ""))
         grid.add_column("cut", style="dim", no_wrap=True)
         grid.add_column("label", overflow="fold")
         grid.add_column("n", justify="right", no_wrap=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.grounding import Mask, Prediction, ScoredBox
+from bench.grounding import Mask, ScoredBox
 from bench.runs.packed import PREDICTIONS, json_lines, stored_parts
 from bench.runs.predictions import SCHEMA, SceneAnswers, parse_lines, parse_row
 from bench.runs.store import stored_rows
@@ -31,8 +31,9 @@ class Answers:
     """Columns of R stored lines, their A answers and P proposals, in order.
 
     `line` (A,) is the position of an answer's line; `boxes` (A, 4) xyxy pixels, NaN without one; `scores` (A,) NaN
-    where there is none; `others` has further boxes and `masks` the box's mask by the answer's position. `counts` (R,)
-    are the lines' numbers of proposals, -1 for a pipeline that makes none, and `proposals` (P, 4) all of them.
+    where there is none; `others` has further boxes, `masks` the box's mask and `none` the score that nothing is
+    referred to, by the answer's position. `counts` (R,) are the lines' numbers of proposals, -1 for a pipeline that
+    makes none, and `proposals` (P, 4) all of them.
     """
 
     scenes: Sequence[str]
@@ -46,17 +47,7 @@ class Answers:
     proposals: Float = field(default_factory=lambda: np.empty((0, 4)))
     others: Mapping[int, tuple[ScoredBox, ...]] = field(default_factory=dict)
     masks: Mapping[int, Mask] = field(default_factory=dict)
-
-    def prediction(self, at: int) -> Prediction:
-        """Return an answer with all its boxes, as a protocol over sets takes it."""
-        box, score = self.boxes[at].tolist(), float(self.scores[at])
-        none = math.isnan(box[0])
-        return Prediction(
-            self.ids[at],
-            None if none else tuple(box),
-            None if math.isnan(score) else score,
-            others=self.others.get(at, ()),
-        )
+    none: Mapping[int, float] = field(default_factory=dict)
 
 
 class _Columns:
@@ -69,6 +60,7 @@ class _Columns:
         self.ids: list[str] = []
         self.others: dict[int, tuple[ScoredBox, ...]] = {}
         self.masks: dict[int, Mask] = {}
+        self.none: dict[int, float] = {}
         self.line, self.counts = array("q"), array("q")
         self.boxes, self.scores, self.proposals = array("d"), array("d"), array("d")
 
@@ -94,6 +86,8 @@ class _Columns:
                 self.others[len(self.ids)] = p.others
             if p.mask is not None:
                 self.masks[len(self.ids)] = p.mask
+            if p.none is not None:
+                self.none[len(self.ids)] = p.none
             self.ids.append(p.id)
             self.boxes.extend(NO_BOX if p.box is None else p.box)
             self.scores.append(math.nan if p.score is None else p.score)
@@ -121,13 +115,14 @@ class _Columns:
             scores=np.array(self.scores),
             others=self.others,
             masks=self.masks,
+            none=self.none,
             counts=np.array(self.counts),
             proposals=np.array(self.proposals).reshape(-1, 4),
         )
 
 
 def dump_answers(answers: Answers, notes: Mapping[int, str]) -> Iterator[str]:
-    """Yield the lines of predictions.jsonl; `answers` have no proposals, sizes, errors or further boxes."""
+    """Yield the lines of predictions.jsonl; `answers` have no proposals, sizes or errors."""
     starts = np.searchsorted(answers.line, np.arange(len(answers.scenes) + 1)).tolist()
     for scene, start, end in zip(answers.scenes, starts[:-1], starts[1:], strict=True):
         entries = []
@@ -138,9 +133,18 @@ def dump_answers(answers: Answers, notes: Mapping[int, str]) -> Iterator[str]:
             number = "null" if math.isnan(score) else repr(score)
             drawn = answers.masks.get(at)
             mask = "" if drawn is None else f',"mask":{json.dumps(dict(drawn), separators=(",", ":"))}'
-            entries.append(f'{{"id":{quoted(answers.ids[at])},"box":{corners},"score":{number}{note}{mask}}}')
-        schema = f'"schema":{SCHEMA},' if any(at in answers.masks for at in range(start, end)) else ""
+            others = f',"others":{_dump_boxes(answers.others[at])}' if at in answers.others else ""
+            none = f',"none":{answers.none[at]!r}' if at in answers.none else ""
+            entries.append(
+                f'{{"id":{quoted(answers.ids[at])},"box":{corners},"score":{number}{note}{mask}{others}{none}}}'
+            )
+        later = (answers.masks, answers.others, answers.none)
+        schema = f'"schema":{SCHEMA},' if any(at in each for each in later for at in range(start, end)) else ""
         yield f'{{{schema}"scene":{quoted(scene)},"proposals":null,"error":null,"predictions":[{",".join(entries)}]}}\n'
+
+
+def _dump_boxes(boxes: Sequence[ScoredBox]) -> str:
+    return json.dumps([{"box": list(each.box), "score": each.score} for each in boxes], separators=(",", ":"))
 
 
 def answers_of(rows: Iterable[SceneAnswers]) -> Answers:

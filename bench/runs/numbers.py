@@ -93,6 +93,25 @@ class MaskMetrics(Model):
     target_accuracy: Ratio | None = None
 
 
+class SeveralMetrics(Model):
+    """The numbers of a run under a protocol over sets of boxes (docs/several.md).
+
+    `exact` is the share with F1 = 1, which is the run's accuracy; the two accuracies are None where no expression is of
+    their kind. `no_target` expressions refer to nothing, `several` to more than one object; `boxes` counts predicted
+    ones; `one_box` says that no prediction had more than one; `threshold` is the score below which boxes are left out.
+    """
+
+    no_target: Count
+    several: Count
+    boxes: Count
+    one_box: bool
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None
+    exact: Ratio
+    mean_f1: Ratio
+    no_target_accuracy: Ratio | None = None
+    target_accuracy: Ratio | None = None
+
+
 class Metrics(Stratum):
     """The numbers of a run under one protocol; accuracies are fractions, `oracle` None without proposals.
 
@@ -111,6 +130,7 @@ class Metrics(Stratum):
     duplicates: Count = 0
     bootstrap: Bootstrap = Bootstrap(draws=10_000, seed=0, confidence=0.95)
     masks: MaskMetrics | None = Field(None, description="where the split and the answers have masks")
+    several: SeveralMetrics | None = Field(None, description="under a protocol over sets of boxes")
     strata: Mapping[str, Mapping[str, Stratum]]
 
     @model_validator(mode="after")
@@ -124,6 +144,8 @@ class Metrics(Stratum):
             n, hits = sum(part.n for part in own.values()), sum(part.hits for part in own.values())
             if n > self.n or hits > self.hits:
                 raise ValueError(f"strata.{cut}: {hits:,} hits of {n:,}, more than the {self.hits:,} of {self.n:,}")
+        if self.several is not None and not math.isclose(self.several.exact.value, self.accuracy, abs_tol=EXACT):
+            raise ValueError(f"several.exact is {self.several.exact.value!r}, but acc@0.5 {self.accuracy!r}")
         if self.no_box > self.n:
             raise ValueError(f"no_box is {self.no_box:,} of {self.n:,} expressions")
         return self

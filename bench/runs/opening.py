@@ -183,7 +183,7 @@ def _same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple
     for path in chain.from_iterable(folder.glob(f"*/{RECORD}") for folder in {parent, shared}):
         with suppress(RunError):
             record = read_record(path.parent)
-            if record.provenance == "run" and command(record.identity, record.protocol) == command(identity, protocol):
+            if record.provenance == "run" and command(record.identity, record.rule) == command(identity, protocol):
                 runs.append((path.parent, record))
     return sorted(runs, key=lambda run: (run[1].started, run[0].name))
 

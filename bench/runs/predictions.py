@@ -5,10 +5,11 @@
 
 Boxes are xyxy pixels of the original image, unclipped, at 6 decimals. "size" is the decoded image's, where the
 annotations (index lists) do not have it: predictions are clipped to it. A line with several boxes to an expression,
-with masks or with attention is of schema 2: it starts with "schema": 2, and a prediction may have "mask": {"size":
-[h, w], "counts": ...} (COCO's run-length encoding), "others": [{"box": [...], "score": 0.2, "mask": {...}}, ...] and
-"attention": [rows, columns, cells], a letter for each cell of a grid over the image (bench/attention.py). Of a chat
-model a prediction has "answer", its text, and "usage": [tokens in, tokens out, cost].
+with rejections, masks or attention is of schema 2: it starts with "schema": 2, and a prediction may have "mask":
+{"size": [h, w], "counts": ...} (COCO's run-length encoding), "others": [{"box": [...], "score": 0.2, "mask": {...}},
+...], "none": 0.7 (the score that nothing is referred to) and "attention": [rows, columns, cells], a letter for each
+cell of a grid over the image (bench/attention.py). Of a chat model a prediction has "answer", its text, and "usage":
+[tokens in, tokens out, cost].
 """
 
 from __future__ import annotations
@@ -74,15 +75,18 @@ def from_predictions(
 
 
 def _stored(p: Prediction, box: Box | None) -> Prediction:
-    score = _rounded(p.score)
+    score, none = _rounded(p.score), _rounded(p.none)
+    if none is not None and not math.isfinite(none):
+        raise ValueError(f"none = {p.none!r}, which is no score")
+    more: dict[str, Any] = {"none": none, "attention": p.attention, "answer": _text(p.answer), "usage": p.usage}
     if p.mask is None and not p.others:
-        return Prediction(p.id, box, score, None, p.note, attention=p.attention, answer=_text(p.answer), usage=p.usage)
+        return Prediction(p.id, box, score, None, p.note, **more)
     others = tuple(
         ScoredBox(other, _rounded(each.score), _plain_mask(each.mask))
         for each in p.others
         if (other := _rounded_box(each.box))
     )
-    return Prediction(p.id, box, score, note=p.note, mask=_plain_mask(p.mask), others=others, attention=p.attention)
+    return Prediction(p.id, box, score, note=p.note, mask=_plain_mask(p.mask), others=others, **more)
 
 
 def _text(answer: str) -> str:
@@ -150,7 +154,7 @@ def dump_line(row: SceneAnswers) -> str:
     """Return one line of predictions.jsonl, newline included."""
     predictions: list[dict[str, Any]] = []
     line: dict[str, Any] = {"scene": row.scene}
-    if any(p.others or p.mask or p.attention for p in row.answers):
+    if any(p.others or p.mask or p.attention or p.none is not None for p in row.answers):
         line = {"schema": SCHEMA, **line}
     if row.size is not None:
         line["size"] = row.size
@@ -163,6 +167,8 @@ def dump_line(row: SceneAnswers) -> str:
             plain["mask"] = p.mask
         if p.others:
             plain["others"] = [_dump_box(each) for each in p.others]
+        if p.none is not None:
+            plain["none"] = p.none
         if p.attention:
             plain["attention"] = p.attention
         if p.answer:
@@ -202,6 +208,7 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
             others=tuple(ScoredBox(_box(each["box"]), each.get("score"), _mask(each)) for each in p["others"])
             if "others" in p
             else (),
+            none=_finite(p["none"]) if "none" in p else None,
             attention=AttentionMap.stored(p["attention"]) if "attention" in p else None,
             answer=p.get("answer", ""),
             usage=_usage(p["usage"]) if "usage" in p else None,
@@ -216,6 +223,12 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
         row.get("error"),
         None if size is None else (int(size[0]), int(size[1])),
     )
+
+
+def _finite(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not isfinite(value):
+        raise ValueError("the score that nothing is referred to is not a finite number")
+    return float(value)
 
 
 def _usage(values: Sequence[Any]) -> tuple[int, int, float]:

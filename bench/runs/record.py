@@ -31,6 +31,7 @@ from bench.runs.seal import opened
 SCHEMA = 1
 RECORD = "run.json"
 PROMPT = "|prompt:"  # in a signature
+THRESHOLD = re.compile(r"(?<=\|several)@[^|>]*(?=>)")
 FILE = "file:"  # in front of the path of people's own data
 SLACK = timedelta(days=1)  # clocks of machines differ
 
@@ -113,8 +114,13 @@ class RunRecord(Model):
 
     @property
     def comparable(self) -> str:
-        """Return the part of the signature that runs of one table share: all but a chat model's prompt."""
-        return self.signature.partition(PROMPT)[0]
+        """Return the part of the signature that runs of one table share: all but a chat model's prompt, a threshold."""
+        return THRESHOLD.sub("", self.signature.partition(PROMPT)[0])
+
+    @property
+    def rule(self) -> str:
+        """Return the protocol without the threshold of a pipeline's scores: "several" of "several@0.35"."""
+        return self.protocol.partition("@")[0]
 
     @property
     def prompt(self) -> str:
@@ -176,14 +182,23 @@ def moment(text: str) -> datetime:
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "", prompt: str = "") -> str:
-    """Return the meaning of a score in one line; a table never mixes two of them, but for the prompt.
+def signature(
+    protocol: str,
+    data: DataIdentity,
+    hits_at: str = ">=0.5",
+    proposals: str = "",
+    prompt: str = "",
+    sets: bool = False,
+) -> str:
+    """Return the meaning of a score in one line; a table never mixes two of them, but for prompt and threshold.
 
     For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a part of a split,
     "|proposals:gt" at the end one whose pipeline chose among annotated boxes, "|prompt:qwen3@1,first" a chat model's.
+    Over sets of boxes it is "f1=1|several@0.35>=0.5|refdrone-test|n:3432|data:1a2b3c4d|sets|v1".
     """
+    metric, boxes = ("f1=1", "sets") if sets else ("acc@0.5", "top1")
     size = f"n:{data.expressions}" + (",partial" if data.partial else "")
-    return f"acc@0.5|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|top1|v{SCHEMA}" + (
+    return f"{metric}|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|{boxes}|v{SCHEMA}" + (
         (f"|proposals:{proposals}" if proposals else "") + (f"{PROMPT}{prompt}" if prompt else "")
     )
 

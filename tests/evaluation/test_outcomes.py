@@ -1,22 +1,17 @@
 """The rules of measurement, one by one, and the vectorised outcomes against a loop."""
 
-import math
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.boxes import iou_elementwise
-from bench.datasets.annotations import annotations_of
 from bench.errors import DataError
 from bench.evaluation import outcomes as module
 from bench.evaluation.metrics import compute
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
-from bench.evaluation.strata import strata
-from bench.grounding import Expression, Prediction, Scene, ScoredBox
+from bench.grounding import Expression, Prediction, Scene
 from bench.runs.predictions import SceneAnswers
 
 IOU = protocol("iou")
@@ -119,31 +114,6 @@ def test_absurd_numbers_warn_nobody():
         for name in ("iou", "giou", "letterbox-clamped"):
             huge = (-1e308, -1e308, 1e308, 1e308)
             outcomes([scene("a", UNIT)], [answered("a", huge, proposals=(huge, UNIT))], protocol(name))
-
-
-def test_a_protocol_over_sets_needs_nothing_else():
-    """Precision of generalised referring expressions: every target once, nothing besides; no target, no box."""
-
-    def decide(overlaps, scores):
-        kept = overlaps[np.isnan(scores) | (scores >= 0.5)] >= 0.5
-        right = kept.any(axis=0).sum() if kept.size else 0
-        f1 = 2 * right / (kept.shape[0] + kept.shape[1]) if sum(kept.shape) else 1.0
-        return float(f1), bool(f1 == 1)
-
-    sets = replace(IOU, name="sets", decide=decide)
-    far, nothing = (50.0, 50.0, 60.0, 60.0), (math.nan,) * 4
-    expressions = [Expression("0", "both", UNIT, also=(far,)), Expression("1", "none", nothing)]
-    scenes = [Scene("a", "a.jpg", 100, 100, tuple(expressions))]
-
-    def hits(*predictions, rule=sets):
-        return outcomes(scenes, [SceneAnswers("a", predictions)], rule, partial=True).hit.tolist()
-
-    both = Prediction("0", far, 0.9, others=(ScoredBox(UNIT, 0.6), ScoredBox(far, 0.1)))
-    assert hits(both) == [True, True]
-    assert hits(Prediction("0", far, 0.9), Prediction("1", UNIT, 0.9)) == [False, False]
-    assert hits(both, Prediction("1", UNIT, 0.9), rule=IOU) == [True, False]  # one box of several is enough; no target
-    assert compute(scenes, [SceneAnswers("a", (both, Prediction("1", None)))], sets).hits == 2
-    assert strata(annotations_of(scenes))["box area"].labels() == ["1-5%", None] and expressions[1].targets == ()
 
 
 coordinate = st.floats(-20, 120, allow_nan=False).map(lambda v: round(v, 2))

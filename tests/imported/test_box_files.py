@@ -56,13 +56,51 @@ def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
     assert tuple(rows) == (BoxRow("0", None, READ), BoxRow("1", None, None)) and doubled == 1
 
 
+ROWS_OF_SETS = {
+    "lists": {"a": [BOX, [5, 6, 7, 8]], "b": []},
+    "mdetr": {"a": {"scores": [0.2, 0.9], "boxes": [[5, 6, 7, 8], BOX], "labels": [1, 1]},
+              "b": {"scores": [], "boxes": [], "labels": []}},
+    "rows": [{"id": "a", "boxes_xyxy": [BOX, [5, 6, 7, 8]]}, {"id": "b", "boxes_xyxy": []}],
+    "humanref": [{"id": "a", "extracted_predictions": [BOX, [5, 6, 7, 8]]}, {"id": "b", "extracted_predictions": [[]]}],
+    "sizes": [{"id": "a", "format": "xywh",
+               "boxes": [[BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]], [5, 6, 2, 2]]},
+              {"id": "b", "bboxes": []}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ROWS_OF_SETS)
+def test_several_boxes_and_none(stored, form):
+    rows, _ = read_boxes(stored(ROWS_OF_SETS[form]))
+    assert list(rows.keys) == ["a", "b"] and rows.none == {1} and not rows.detections
+    (other,) = rows.others[0]
+    assert rows[0].box == tuple(BOX) and other.box == (5, 6, 7, 8) and rows[1].box is None
+    assert (rows[0].score, other.score) == ((0.9, 0.2) if form == "mdetr" else (None, None))
+
+
+def test_detections_are_gathered_by_expression(stored):
+    one = {"category_id": 1, "bbox": [1, 2, 3, 4]}
+    rows, _ = read_boxes(stored([
+        {**one, "image_id": 7, "score": 0.3}, {**one, "image_id": 7, "score": 0.8, "bbox": [5, 6, 2, 2]},
+        {**one, "image_id": 9, "score": 0.5},
+    ]))  # fmt: skip
+    assert list(rows.keys) == ["7", "9"] and rows.detections and not rows.none
+    assert rows[0] == BoxRow("7", "id", (5, 6, 7, 8), score=0.8) and rows.others[0][0].box == (1, 2, 4, 6)
+
+
 @pytest.mark.parametrize(("content", "names"), [
     ({"17": [1, 2, 3]}, r"'17'.*\[1, 2, 3\].*x1, y1, x2, y2"),
     ({"17": [1, 2, 3, "4"]}, "'17'"),
     ({"17": [1, 2, 3, True]}, "'17'"),
-    ({"17": [BOX]}, "'17'"),
+    ({"17": [BOX, [1, 2, 3]]}, r"'17': a box is \[1, 2, 3\]; expected \[x1, y1, x2, y2\]"),
     ({"17": "1 2 3 4"}, "'17'"),
-    ({"17": {"boxes": BOX}}, r"'17'.*no box.*boxes.*pred_bbox"),
+    ({"17": {"there": BOX}}, r"'17'.*no box.*there.*pred_bbox"),
+    ({"17": {"boxes": BOX}}, r"'17': a box is 1"),
+    ({"17": {"boxes": BOX, "bboxes": []}}, r"'17': has boxes and bboxes; expected one of"),
+    ({"17": {"boxes": None}}, r"'17': boxes is None; expected a list of boxes, \[\] where nothing is"),
+    ({"17": {"boxes": [BOX], "scores": []}}, r"'17': 1 boxes, but its scores are"),
+    ({"17": {"boxes": [BOX], "scores": ["x"]}}, r"'17': a score is 'x'"),
+    ({"17": {"boxes": [[1, 2, 3, float("nan")]]}}, r"'17': no box has four finite numbers"),
+    ([{"image_id": 1.5, "bbox": BOX}], r"entry 0: image_id is 1\.5"),
     ({"17": {"box": BOX, "bbox": BOX}}, r"'17'.*both box and bbox"),
     ({"17": {"box": BOX, "format": "cxcywh"}}, r"'17'.*format is 'cxcywh'; expected xyxy or xywh"),
     ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*image's name is 5"),

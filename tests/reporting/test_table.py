@@ -13,6 +13,7 @@ from bench.grounding import Expression, Scene
 from bench.imported.scoring import import_boxes
 from bench.reporting import table
 from bench.reporting.boards import collect
+from bench.reporting.cells import interval, percent, rate, signed
 from bench.reporting.exports.hub import hub_files
 from bench.reporting.exports.latex import SIGNS, leaderboard_latex
 from bench.reporting.leaderboard import leaderboard_csv
@@ -20,7 +21,6 @@ from bench.reporting.markdown import leaderboard_markdown
 from bench.reporting.marks import MARKS
 from bench.reporting.report.sections import board
 from bench.reporting.rows import run_row
-from bench.reporting.table import interval, percent, rate, signed
 from bench.reporting.terminal import print_rows
 from bench.runs.numbers import Throughput
 from bench.runs.record import read_record
@@ -166,7 +166,7 @@ def test_every_format_has_the_same_marks_and_their_legend(tmp_path, store):
     broken = read_record(folder).model_copy(update={"errors": {"p0": "gone"}})
     write_record(folder, broken.model_copy(update={"metrics": broken.metrics.model_copy(update={"errors": 1})}))
     terminal, markdown, csv, latex, page = renderings(tmp_path)
-    meanings = {sign: why for sign, _, _, why in MARKS if sign not in "‡○"}
+    meanings = {sign: why for sign, _, _, why in MARKS if sign not in "‡○□"}
     assert "theirs † § ¶ ◊" in markdown and r"theirs$^{\dagger\S\P\diamond}$" in latex
     assert "theirs †§¶" in terminal  # a run that is being made is nobody's submission
     assert "imported; test images unknown; unreadable images; submitted" in csv

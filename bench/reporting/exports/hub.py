@@ -15,9 +15,9 @@ from itertools import chain, count
 from bench.datasets.catalog import MIRRORS
 from bench.errors import UsageError
 from bench.reporting.boards import Board
+from bench.reporting.cells import interval_of, percent
 from bench.reporting.marks import marks
 from bench.reporting.rows import Row
-from bench.reporting.table import interval_of, percent
 from bench.runs.record import slug
 
 FOLDER = ".eval_results"

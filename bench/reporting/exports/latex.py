@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Collection, Iterable
 
 from bench.reporting.boards import Board
+from bench.reporting.cells import BLANK, interval_of
 from bench.reporting.marks import NOISY, legend, marks
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, Column, busy, filled_columns, interval_of
+from bench.reporting.table import Column, busy, filled_columns
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -30,8 +31,16 @@ SPECIAL = {
     "…": r"\ldots{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
-SIGNS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P", "◊": r"\diamond", "○": r"\circ", "?": "?"}
-SIGNS |= {"↑": r"\uparrow", "↓": r"\downarrow"}
+SIGNS = {
+    "†": r"\dagger",
+    "‡": r"\ddagger",
+    "§": r"\S",
+    "¶": r"\P",
+    "◊": r"\diamond",
+    "○": r"\circ",
+    "?": "?",
+}
+SIGNS |= {"□": r"\sqcup", "↑": r"\uparrow", "↓": r"\downarrow"}
 HEADERS = {"Acc@0.5": "Acc@0.5", "0.7": "Acc@0.7", "0.9": "Acc@0.9", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
 HEAD = "% Made by `bench leaderboard export latex`; needs \\usepackage{booktabs}.\n"
 
@@ -60,9 +69,10 @@ def _table(board: Board, chosen: Collection[str]) -> str:
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
     notes = [f"${SIGNS[sign]}$ {escape(why)}" for sign, why in legend(board.rows)]
     notes += [rf"$\sim$ {NOISY}"] if any(busy(r) for r in board.rows) else []
+    accuracy = "F1 = 1, N-acc, T-acc, F1" if any("several" in row for row in board.rows) else "Acc@0.5"
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.images:,} images, protocol "
-        f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over images). "
+        f"{escape(board.protocol)}. {accuracy} in percent with its 95\\,\\% interval (bootstrap over images). "
         f"{''.join(f'{note}. ' for note in notes)}".rstrip()
     )
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.split}-{board.protocol}-{board.fingerprint[:8]}".lower()).strip("-")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from bench.datasets.load import FILE, find_dataset
+from bench.reporting.cells import BLANK as DASH
 from bench.reporting.exports.latex import SIGNS, escape
 from bench.reporting.markdown import escape as escape_markdown
 from bench.reporting.markdown import grid
 from bench.reporting.paper_rows import PaperRow
 from bench.reporting.paper_table import BETTER, TITLES, WORSE, PaperTable
-from bench.reporting.table import BLANK as DASH
 from bench.reporting.table import spreadsheet
 
 HEAD = "% Made by `bench table`; needs \\usepackage{booktabs}.\n"

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 from bench.comparison.compare import Pair, compare, pair_notes
 from bench.errors import BenchError
+from bench.reporting.cells import interval, measures, signed
 from bench.reporting.report.selection import ReportRun
-from bench.reporting.table import interval, signed
 from bench.runs.numbers import Bootstrap
 
 
@@ -31,7 +31,8 @@ def comparing(runs: Sequence[ReportRun], bootstrap: Bootstrap) -> dict[str, Any]
         "notes": list(pair_notes(comparison.pairs, comparison.images, comparison.draws, comparison.confidence)),
         "labels": labels,
         "text": (
-            "Acc@0.5 of the row minus that of the column, in percentage points, on the same expressions. ▲ and ▼: the "
+            f"{measures(comparison.signature)[0]} of the row minus that of the column, in percentage points, on the "
+            "same expressions. ▲ and ▼: the "
             f"difference is significant at {100 * (1 - comparison.confidence):.3g} % (paired bootstrap over images, "
             f"{comparison.draws:,} draws{holm}); without a mark the two are too close to call. Follow a number to the "
             "expressions that the row gets right and the column wrong."

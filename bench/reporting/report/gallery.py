@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from bench.errors import RunError
 from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
+from bench.evaluation.several import SetOutcomes
 from bench.evaluation.strata import Cut, cut_of, in_order
 from bench.grounding import Box, Expression, Mask, Scene
 from bench.reporting.report.selection import ReportRun
@@ -87,6 +89,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
                 "proposals": pool,
                 "attention": _attention(run, scenes, [e.id for e in expressions]),
                 "mask": mask,
+                **({} if run.outcomes.sets is None else {"sets": _sets(run.outcomes.sets, limits)}),
             }
             for run, pool, mask in zip(runs, belongs, predicted, strict=True)
         ],
@@ -145,6 +148,15 @@ def _boxes(run: AnsweredRun, scenes: Sequence[Scene], ids: Sequence[str]) -> lis
         for answer in run.rows[scene.id].answers if scene.id in run.rows else ():
             boxes.setdefault(answer.id, answer.box)
     return [boxes.get(name) if usable else None for name, usable in zip(ids, run.outcomes.answered, strict=False)]
+
+
+def _sets(made: SetOutcomes, limits: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
+    """Return the boxes of each expression that is not rejected, by its number; the first MOST_PROPOSALS of them."""
+    owner = made.boxes.owner[made.boxes.kept]
+    ends = np.searchsorted(owner, np.arange(len(limits) + 1))
+    boxes = [tuple(box) for box in made.boxes.box[made.boxes.kept].tolist()]
+    own = ((i, boxes[start : min(end, start + MOST_PROPOSALS)]) for i, (start, end) in enumerate(pairwise(ends)))
+    return {str(i): _flat(some, [limits[i]] * len(some)) for i, some in own if some}
 
 
 def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list[int]:

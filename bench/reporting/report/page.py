@@ -18,12 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench.datasets.split import Split
+from bench.reporting.cells import percent
 from bench.reporting.report import drawings, sections
 from bench.reporting.report.comparing import comparing
 from bench.reporting.report.gallery import answered, columns
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail, thumbnails
-from bench.reporting.table import percent
 from bench.runs.files import make_folder, write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -10,10 +10,11 @@ import numpy as np
 
 from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
+from bench.reporting.cells import interval, measures, percent
 from bench.reporting.marks import MARKS, REMARKS, legend
 from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.selection import ReportRun
-from bench.reporting.table import filled_columns, interval, percent
+from bench.reporting.table import filled_columns
 from bench.reporting.terminal import cuts_of, remarks
 from bench.runs.numbers import Metrics, Stratum
 from bench.runs.record import RunRecord
@@ -28,6 +29,9 @@ def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]
     metrics = metrics_of(first)
     data, rule = first.identity.data, protocol(first.protocol)
     hit = f"{'IoU' if rule.is_iou else 'generalised IoU'} {rule.hits_at.replace('>=', '≥ ')}"
+    if rule.sets:
+        hit = f"a box for every target and no other one, paired at {hit}, or nothing where nothing is referred to"
+    accuracy, overlap, _ = measures(first.signature)
     draws = metrics.bootstrap
     how = f"from {draws.draws:,} bootstrap draws over images"
     if all(run.record.metrics and run.record.metrics.ci95_note for run in runs):
@@ -46,6 +50,8 @@ def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]
         "text": text,
         "remarks": notes,
         "level": f"{100 * draws.confidence:g}",
+        "accuracy": accuracy,
+        "overlap": overlap,
         "facts": _facts(runs, answers),
         "made": f"Made by bench report from {first.signature}. Everything is in this file; it fetches nothing.",
     }
@@ -55,7 +61,13 @@ def _facts(runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]) -> list[di
     right = np.sum([run.outcomes.hit for run in answers], axis=0)
     best = metrics_of(runs[0].record)
     kept = interval(best.ci95, best.ci95_note).replace(" ", "\N{NO-BREAK SPACE}")
-    facts = [("leaderboard", f"{percent(best.accuracy)} %", f"Acc@0.5 of {runs[0].label}, {kept}")]
+    facts = [
+        (
+            "leaderboard",
+            f"{percent(best.accuracy)} %",
+            f"{measures(runs[0].record.signature)[0]} of {runs[0].label}, {kept}",
+        )
+    ]
     if len(runs) > 1:
         some = (right > 0) & (right < len(runs))
         facts += [

@@ -21,11 +21,11 @@ from submissions import unpacked
 from bench.cli.main import load_command, main
 from bench.datasets.load import load_split
 from bench.errors import RunError, UsageError
+from bench.reporting.cells import interval, percent
 from bench.reporting.report.drawings import confidences, speeds
 from bench.reporting.report.gallery import answered
 from bench.reporting.report.page import as_json, render
 from bench.reporting.report.selection import choose
-from bench.reporting.table import interval, percent
 from bench.settings import PROJECT, load_settings
 
 

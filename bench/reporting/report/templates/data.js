@@ -10,6 +10,7 @@ const RUNS = DATA.runs.map((run, number) => ({
   box: run.box,
   attention: run.attention,
   mask: run.mask,
+  sets: run.sets, // several boxes an expression, where all of them count
   pool: run.proposals === null ? null : DATA.proposals[run.proposals],
 }));
 const CUTS = DATA.cuts;

@@ -51,15 +51,19 @@ function overlay(i, parts = 115) {
   if (state.truth) {
     const also = DATA.also[i] ?? [];
     for (let k = 0; k < also.length / 4; k++) layer.append(framed("truth also", rectangle(also, k), limit));
-    layer.append(framed("truth", rectangle(DATA.box, i), limit));
+    const [x, y, width, height] = rectangle(DATA.box, i);
+    if (width || height) layer.append(framed("truth", [x, y, width, height], limit)); // else it refers to nothing
   }
   const tags = [];
   for (const run of on) {
     if (run.none[i]) continue;
-    const box = rectangle(run.box, i);
+    const flat = run.sets ? (run.sets[i] ?? []) : run.box.slice(4 * i, 4 * i + 4);
     const dashes = (run.number + Math.floor(run.number / 6)) % 6;
-    layer.append(framed(`answer p${run.number % 6} d${dashes}`, box, limit, run.label));
-    tags.push([run, box]);
+    for (let k = 0; k < flat.length / 4; k++) {
+      const box = rectangle(flat, k);
+      layer.append(framed(`answer p${run.number % 6} d${dashes}`, box, limit, run.label));
+      tags.push([run, box]);
+    }
   }
   const taken = [];
   for (const [run, box] of tags) layer.append(tag(run, box, unit, taken, DATA.sizes[2 * p], DATA.sizes[2 * p + 1]));
