@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from bench.datasets.readers.rows import is_number
 from bench.errors import DataError, short
 from bench.grounding import Box, Mask, ScoredBox
-from bench.imported.box_sets import SCORES, SETS, by_expression, is_detection, scored_boxes
+from bench.imported.box_sets import SCORES, SETS, by_expression, is_detection, is_set, scored_boxes
 from bench.inputs import load_text, parsed_json
 from bench.masks import box_of, checked_mask
 
@@ -135,7 +135,7 @@ def _is_lines(text: str) -> bool:
 
 
 def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> BoxRows:
-    if isinstance(content, dict) and not any(isinstance(v, dict) or _is_set(v) for v in content.values()):
+    if isinstance(content, dict) and not any(isinstance(v, dict) or is_set(v) for v in content.values()):
         nothing = [None] * len(content)
         boxes = _boxes([*content.values()], xywh, lambda at: f"{path}: {[*content][at]!r}")
         return BoxRows([*content], nothing, boxes, nothing, nothing)
@@ -163,18 +163,13 @@ def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: L
     return BoxRows(keys, by, made, images, scores, masks, others, frozenset(none))
 
 
-def _is_set(value: object) -> bool:
-    """Tell whether a value is a list of boxes, perhaps an empty one."""
-    return isinstance(value, list) and (not value or isinstance(value[0], list))
-
-
 def _entries(
     path: Path, content: dict[str, Any] | list[Any], prefer: Literal["id", "row"]
 ) -> Iterator[tuple[str, str, Literal["id", "row"] | None, dict[str, Any]]]:
     """Yield the entries as objects: where they are, their keys, and what the keys are."""
     if isinstance(content, dict):
         for key, value in content.items():
-            one = {"boxes" if _is_set(value) else "box": value}
+            one = {"boxes" if is_set(value) else "box": value}
             yield f"{path}: {key!r}", key, None, value if isinstance(value, dict) else one
         return
     order: Iterable[Literal["id", "row"]] = ("id", "row") if prefer == "id" else ("row", "id")

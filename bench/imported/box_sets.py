@@ -19,6 +19,11 @@ def is_detection(entry: object) -> bool:
     return isinstance(entry, Mapping) and {"image_id", "bbox"} <= entry.keys() and not entry.keys() & {"id", "row"}
 
 
+def is_set(value: object) -> bool:
+    """Tell whether a value is a list of boxes, perhaps an empty one."""
+    return isinstance(value, list) and (not value or isinstance(value[0], list))
+
+
 def by_expression(detections: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
     """Gather detections -> an entry for each expression that has some. Raises DataError."""
     gathered: dict[str, dict[str, Any]] = {}
