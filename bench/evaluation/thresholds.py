@@ -42,7 +42,7 @@ def right_between(results: SetOutcomes) -> tuple[Float, Float]:
     more = at[count[at] > targets[at]]
     low[at] = -np.inf
     low[more] = boxes.score[start[more] + targets[more]]
-    # 2. Without: above the best score, and anywhere where nothing is said to be there.
+    # 2. Without: above the best score, and anywhere where an answer is that nothing is there.
     nothing = (targets == 0) & results.readable & ((count > 0) | np.isfinite(boxes.none))
     low[nothing], high[nothing] = boxes.best[nothing], np.inf
     low[nothing & (boxes.none > boxes.best)] = -np.inf
