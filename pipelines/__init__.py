@@ -6,5 +6,5 @@ TWO_STAGE = Method("pipelines.two_stage.pipeline:two_stage", tasks="pipelines.tw
 TRANSVG = Method("pipelines.transvg.pipeline:transvg", tasks="pipelines.transvg.task:tasks")
 DYNAMIC_MDETR = Method("pipelines.dynamic_mdetr.pipeline:dynamic_mdetr", tasks="pipelines.dynamic_mdetr.task:tasks")
 HIVG = Method("pipelines.hivg.pipeline:hivg", tasks="pipelines.hivg.task:tasks")
-ONEREF = Method("pipelines.oneref.pipeline:oneref", tasks="pipelines.oneref.task:tasks")
+ONEREF = Method("pipelines.oneref.pipeline:oneref", tasks="pipelines.oneref.mrefm:tasks")
 MDETR = Method("pipelines.mdetr.pipeline:mdetr", tasks="pipelines.mdetr.task:tasks")

@@ -1,4 +1,4 @@
-"""Pipelines on square canvases, as CLIP-VG and its family: letterbox, ground pairs, boxes back into the images."""
+"""Pipelines on square canvases, as CLIP-VG and its family: letterbox, ground pairs, answers back into the images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.grounding import Box, ImageArray, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
+from bench.masks import box_of, encode
 from pipelines.canvas import Canvas, Style, letterboxed, to_images
 from pipelines.engine import Engine, prepared_images
 
@@ -91,3 +93,17 @@ class CanvasPipeline(ABC):
         """Stack canvases on the device -> pixels (B, S, S, 3) uint8; left, top, right, bottom of each image (B, 4)."""
         edges = [np.array((canvas.left, canvas.top, canvas.right, canvas.bottom)) for canvas in canvases]
         return self.engine.stack([canvas.pixels for canvas in canvases]), self.engine.stack(edges)
+
+
+def masked(query: Query, cells: NDArray[Any], canvas: Canvas, size: tuple[int, int], note: str) -> Prediction:
+    """Make the prediction of a mask: where the cells (M, M) are above 0, in the image of `size` (height, width)."""
+    # 1. To the canvas, the image's part of it, and to the image's own size.
+    grid = torch.from_numpy(cells)[None, None]
+    grid = F.interpolate(grid, size=(len(canvas.pixels),) * 2, mode="bilinear", align_corners=False)
+    grid = grid[..., canvas.top : canvas.bottom, canvas.left : canvas.right]
+    inside = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0, 0].numpy() > 0
+    # 2. Its run-length encoding, and the box around it. An empty mask says that nothing is referred to.
+    mask = encode(inside)
+    box = box_of(mask)
+    notes = [note, "the mask is empty" if box is None else ""]
+    return Prediction(query.id, box, note="; ".join(filter(None, notes)), mask=mask)

@@ -26,6 +26,7 @@ class Sizes:
     words: int = 64010
     positions: int = 1024
     masks: bool = False
+    codes: int = 0
 
 
 OFFICIAL = {
@@ -68,6 +69,12 @@ def shapes(s):
         out[f"seg_conv{i}.weight"] = (d, d, 2, 2)
         pair(f"bn{i}", d)
         out |= {f"bn{i}.running_mean": (d,), f"bn{i}.running_var": (d,), f"bn{i}.num_batches_tracked": ()}
+    if s.codes:  # MRefM
+        pair("mim_head", s.codes, d)
+        pair("mlm_head", s.words, d)
+        for head, last in (("mim_vts_head", 4), ("mlm_sts_head", 1)):
+            for i, rows in enumerate((d, d, last)):
+                pair(f"{head}.layers.{i}", rows, d)
     return out
 
 
@@ -114,11 +121,13 @@ def write_spm(path, pieces, characters=b""):
     return path
 
 
-def forward(w, s, pixels, ids, padding):
-    """State dict, (3, S, S), (L,) ids, (L,) True on pads -> (4,) cxcywh in 0..1, and the mask's cosines or None."""
+def encoded(w, s, pixels, ids, padding, hidden=()):
+    """Pixels (3, S, S), (L,) ids, (L,) True on pads, numbers of hidden patches -> image (1 + P, D), text (L, D)."""
     e = under(w, "beit3.encoder.")
     patches = F.unfold(pixels[None], s.patch, stride=s.patch)[0].T
     patches = patches @ w["beit3.vision_embed.proj.weight"].flatten(1).T + w["beit3.vision_embed.proj.bias"]
+    for n in hidden:
+        patches[n] = w["beit3.vision_embed.mask_token"][0, 0]
     image = torch.cat([w["beit3.vision_embed.cls_token"][0], patches])
     image = image + e["embed_positions.A.weight"][2 : 2 + len(image)]
     text = w["beit3.text_embed.weight"][ids] + e["embed_positions.B.weight"][2 : 2 + len(ids)]
@@ -141,7 +150,13 @@ def forward(w, s, pixels, ids, padding):
         y = experts(under(layer, "final_layer_norm."), norm, x)
         x = x + experts(under(layer, "ffn."), feed_forward, y)
     x = experts(under(e, "layer_norm."), norm, x)
-    patches, first = x[1:count], w["language_head.weight"] @ x[count]
+    return x[:count], x[count:]
+
+
+def forward(w, s, pixels, ids, padding):
+    """State dict, (3, S, S), (L,) ids, (L,) True on pads -> (4,) cxcywh in 0..1, and the mask's cosines or None."""
+    image, text = encoded(w, s, pixels, ids, padding)
+    patches, first = image[1:], w["language_head.weight"] @ text[0]
     first = first / first.norm()
     cosines = torch.stack([(v / v.norm()) @ first for v in patches @ w["vision_head.weight"].T])
     box = (cosines.softmax(0)[:, None] * linear(under(w, "visu_proj."), patches)).sum(0)

@@ -55,8 +55,11 @@ class TrainingLog:
 
         steps = [line for line in self.lines if "loss" in line]
         names = [name for name in ("loss", *losses) if any(line.get(name) for line in steps)]
-        xs = [line["step"] for line in steps]
-        panels = [Panel("Loss", "step", "", tuple((n, xs, [line[n] for line in steps]) for n in names))]
+        curves = []
+        for name in names:  # steps that alternate have different losses
+            own = [line for line in steps if name in line]
+            curves.append((name, [line["step"] for line in own], [line[name] for line in own]))
+        panels = [Panel("Loss", "step", "", tuple(curves))]
         if scores := [line for line in self.lines if "loss" not in line]:
             epochs = [line["epoch"] for line in scores]
             keys = [key for key in scores[0] if key in SCORES or key.startswith("recall")]

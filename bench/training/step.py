@@ -28,19 +28,23 @@ from bench.training.task import Batch, TrainingJob, TrainTask
 BOXES = ("boxes", "targets")  # entries of `losses` that are no losses
 
 
-def launch(job: TrainingJob, config: TrainConfig, folder: Path) -> Any:
+def launch(job: TrainingJob, config: TrainConfig, folder: Path, alternates: bool = False) -> Any:
     """Return this process's Accelerator among those that torchrun or `accelerate launch` started.
 
-    Raises MissingPackage for a tracker, UsageError where processes were started in another way.
+    With `alternates` steps may leave out parameters, which then have no gradient on any process. Raises MissingPackage
+    for a tracker, UsageError where processes were started in another way.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     cpu = job.context.device == "cpu"
     if not cpu and "LOCAL_RANK" not in os.environ:
         os.environ["ACCELERATE_TORCH_DEVICE"] = job.context.device
     launched = from_environment().size
     trackers = usable_tracker(config.track)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers or None, project_dir=str(folder))
+    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)] if alternates else []
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision="no", log_with=trackers or None, project_dir=str(folder), kwargs_handlers=handlers
+    )
     if accelerator.num_processes != launched:
         raise UsageError(
             f"{launched} processes were started, but training uses {accelerator.num_processes}: start it with torchrun "
@@ -110,6 +114,7 @@ class OptimisationStep:
         `batches` are taken one by one: while a GPU computes one, the next is fetched. Raises DeviceError.
         """
         # 1. All randomness is a function of (seed, step, process).
+        self.task.step = number
         state = np.random.SeedSequence([self.sampler.seed, number, self.accelerator.process_index]).generate_state(1)
         torch.manual_seed(int(state[0]))  # dropout
         rng = torch.Generator(self.device).manual_seed(int(state[0]))

@@ -125,7 +125,8 @@ class TrainTask(ABC):
     `model` is wrapped for several processes; its only use in a step is inside `losses`. Parameters that are in no group
     are frozen. `loss_scope` "batch" means that a loss depends on the whole batch (contrastive): accumulating means is
     wrong there, and refused. `metric` is the score that the best weights are chosen by. `loss_weights` gives each loss
-    its weight; a term without one is only logged.
+    its weight; a term without one is only logged. `step` is the number of the step that is taken, from 0. With
+    `alternates` a step may leave out some of what is trained, and have other losses than the one before.
     """
 
     config: TrainConfig
@@ -133,6 +134,8 @@ class TrainTask(ABC):
     loss_weights: Mapping[str, float]
     loss_scope: ClassVar[Literal["sample", "batch"]] = "sample"
     metric: str = "accuracy"
+    alternates: ClassVar[bool] = False
+    step: int = 0
     shorter_side: int = 0  # pixels: no image has to have more; 0 = images have to be as they are
     cannot_group: str = "its samples are not grouped by image"  # why, in the message for one who asks for it
 

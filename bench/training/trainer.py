@@ -44,7 +44,7 @@ def train(task: TrainTask, last: bool = True) -> Trained | None:
     """
     folder = task.job.out / f"{task.config.name}.run"
     make_folder(folder)
-    run = Trainer(task, launch(task.job, task.config, folder), folder, last)
+    run = Trainer(task, launch(task.job, task.config, folder, task.alternates), folder, last)
     run.resume()
     config, steps_in_epoch = run.config, run.sampler.steps_in_epoch
     try:

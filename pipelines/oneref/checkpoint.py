@@ -19,8 +19,8 @@ from pipelines.oneref.network import UNUSED, OneRef, OneRefConfig
 from pipelines.oneref.tokenizer import HOW as SPM
 from pipelines.oneref.tokenizer import SpmTokenizer
 
-TRAINING = ("logit_scale", "text_proj.", "beit3.vision_embed.mask_token")  # in every file, of no use to a prediction
-PRETRAINING = ("mim_head.", "mlm_head.")  # MRefM's
+TRAINING = ("logit_scale", "text_proj.")  # in every file, used by nothing here
+MASK = "beit3.vision_embed.mask_token"  # in every file, used by MRefM alone
 FORMAT = "grounding-bench/oneref/1"
 WIDTH = 64  # of an attention head, in both models
 HOW = "the authors' checkpoints are linked in the README of github.com/linhuixiao/OneRef"
@@ -35,10 +35,18 @@ class Loaded(NamedTuple):
     path: Path = Path()
 
 
-def open_network(name: str, tokenizer: str, context: PipelineContext) -> Loaded:
-    """Open weights by name with their tokenizer: the file's own, or BEiT-3's of the name. Raises WeightsError."""
+def open_network(name: str, tokenizer: str, context: PipelineContext, pretrained: bool = False) -> Loaded:
+    """Open weights by name with their tokenizer: the file's own, or BEiT-3's of the name.
+
+    `pretrained` takes a file of MRefM's pre-training too. Raises WeightsError.
+    """
     path = weights.find(name, context, HOW)
     network, pieces = load(path)
+    if network.config.codes and not pretrained:
+        raise WeightsError(
+            f"{path}: a checkpoint of MRefM's pre-training, whose box head is not trained; fine-tune it first: bench "
+            f"train --pipeline {context.name} --set start_from={path}"
+        )
     made = open_tokenizer(tokenizer, pieces, network.config, context)
     made.check_words(network.config.words, path)
     return Loaded(network, made, pieces, path)
@@ -65,7 +73,7 @@ def save(path: Path, loaded: Loaded, recipe: Mapping[str, Any]) -> None:
 
 
 def load_network(path: str | Path) -> OneRef:
-    """Load the network of an official file (REC or RES, base or large) or one of ours, float32, in eval mode.
+    """Load the network of an official file (REC, RES or MRefM; base or large) or one of ours, float32, in eval mode.
 
     Its forward takes pixels (B, 3, 384, 384), token ids (B, L) and padding (B, L), True on pads, and returns boxes and
     masks (network.Answers). Raises WeightsError: what the file is instead, or how it differs from the network.
@@ -91,7 +99,9 @@ def load(path: Path) -> tuple[OneRef, list[tuple[str, float]] | None]:
     if not entries or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
         raise WeightsError(f"{path}: holds no weights of a OneRef; expected a table of tensors under `model`")
     table = {key.removeprefix("module."): value for key, value in entries}
-    return _loaded({k: t for k, t in table.items() if not k.startswith(TRAINING)}, variant(table, path), path), None
+    config = variant(table, path)
+    unused = TRAINING if config.codes else (*TRAINING, MASK)
+    return _loaded({k: t for k, t in table.items() if not k.startswith(unused)}, config, path), None
 
 
 def _loaded(state: Mapping[str, Tensor], config: OneRefConfig, path: Path) -> OneRef:
@@ -106,25 +116,24 @@ def _loaded(state: Mapping[str, Tensor], config: OneRefConfig, path: Path) -> On
 
 
 def variant(state: Mapping[str, Tensor], path: Path) -> OneRefConfig:
-    """Read the sizes off the shapes of a state dict. Raises WeightsError for what is no fine-tuned OneRef."""
+    """Read the sizes off the shapes of a state dict. Raises WeightsError for what is no OneRef."""
     words, patches = state.get("beit3.text_embed.weight"), state.get("beit3.vision_embed.proj.weight")
     rows = [state.get(f"beit3.encoder.embed_positions.{expert}.weight") for expert in "AB"]
     if words is None or patches is None or rows[0] is None or rows[1] is None:
         some = ", ".join(list(state)[:4])
         raise WeightsError(f"{path}: not a checkpoint of OneRef: it has no beit3.* tables (but {some}, ...); {HOW}")
-    if any(key.startswith(PRETRAINING) for key in state):
-        raise WeightsError(f"{path}: a checkpoint of MRefM's pre-training, whose box head is not trained; {HOW}")
     if "bbox_embed.layers.0.weight" not in state:
         raise WeightsError(f"{path}: BEiT-3 alone, without OneRef's heads; {HOW}")
-    layers = {int(key.split(".")[3]) for key in state if key.startswith("beit3.encoder.layers.")}
+    layers = {key.split(".")[3] for key in state if key.startswith("beit3.encoder.layers.")}
     side = round((len(rows[0]) - UNUSED - 1) ** 0.5)
     return OneRefConfig(
         width=words.shape[1],
-        layers=1 + max(layers, default=-1),
+        layers=len(layers),
         heads=max(1, words.shape[1] // WIDTH),
         image_size=side * patches.shape[-1],
         patch=patches.shape[-1],
         words=len(words),
         positions=len(rows[1]),
         masks="seg_conv1.weight" in state,
+        codes=len(state.get("mim_head.weight", ())),
     )

@@ -13,7 +13,7 @@ image is part of it: no patch is masked, and the boxes of official weights depen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,10 @@ class OneRefConfig(Table):
     positions: int = Field(1024, description="rows of the text's table of positions")
     text: int = Field(64, description="tokens of a text, the two special ones included")
     masks: bool = Field(False, description="whether there is a mask head: a RES file")
+    both: bool = Field(False, description="whether the box head is trained beside the mask head: no official file")
+    codes: int = Field(
+        0, ge=0, description="visual tokens that MRefM's heads predict; 0 = no such heads: a fine-tuned file"
+    )
 
 
 class Answers(NamedTuple):
@@ -71,12 +75,18 @@ class JointAttention(nn.Module):
         )
         self.inner_attn_ln = Experts(lambda: nn.LayerNorm(width))
 
-    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, I, D), (B, L, D), and (B, 1, 1, I + L) True on what may be attended to -> both, as they came."""
-        parts = (torch.cat(project(image, text), dim=1) for project in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+    def image_parts(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Project an image's tokens (B, I, D) -> its queries, keys and values, (B, I, D) each."""
+        return tuple(project.A(image) for project in (self.q_proj, self.k_proj, self.v_proj))
+
+    def forward(self, parts: Sequence[Tensor], text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`image_parts`, (B, L, D), and (B, 1, 1, I + L) True on what may be attended to -> (B, I, D), (B, L, D)."""
+        projections = zip(parts, (self.q_proj, self.k_proj, self.v_proj), strict=True)
+        joint = (torch.cat([image, project.B(text)], dim=1) for image, project in projections)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in joint)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep).transpose(1, 2).flatten(2)
-        pair = self.inner_attn_ln(out[:, : image.shape[1]], out[:, image.shape[1] :])
+        count = parts[0].shape[1]
+        pair = self.inner_attn_ln(out[:, :count], out[:, count:])
         both: tuple[Tensor, Tensor] = self.out_proj(*pair)
         return both
 
@@ -109,9 +119,15 @@ class Layer(nn.Module):
         self.ffn = Experts(lambda: FeedForward(width))
         self.final_layer_norm = Experts(lambda: nn.LayerNorm(width))
 
-    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, I, D) and (B, L, D) -> the same."""
-        moved = self.self_attn(*self.self_attn_layer_norm(image, text), keep)
+    def begin(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute what no text takes part in, of an image's tokens (B, I, D)."""
+        return self.self_attn.image_parts(self.self_attn_layer_norm.A(image))
+
+    def forward(
+        self, image: Tensor, text: Tensor, keep: Tensor | None, begun: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, I, D) and (B, L, D) -> the same; `begun` is what `begin` made of the image."""
+        moved = self.self_attn(begun or self.begin(image), self.self_attn_layer_norm.B(text), keep)
         image, text = self._moved((image, text), moved)
         return self._moved((image, text), self.ffn(*self.final_layer_norm(image, text)))
 
@@ -148,6 +164,10 @@ class OneRef(nn.Module):
                 nn.ConvTranspose2d(d, d, 2, 2, bias=False) for _ in range(3)
             )
             self.bn1, self.bn2, self.bn3 = (nn.BatchNorm2d(d) for _ in range(3))
+        if c.codes:
+            image.mask_token = nn.Parameter(torch.zeros(1, 1, d))
+            self.mim_head, self.mlm_head = nn.Linear(d, c.codes), nn.Linear(d, c.words)
+            self.mim_vts_head, self.mlm_sts_head = MLP(d, d, 4, 3), MLP(d, d, 1, 3)
 
     def forward(self, pixels: Tensor, ids: Tensor, padding: Tensor) -> Answers:
         """Ground one text in one image a row: pixels (B, 3, S, S), ids (B, L), padding (B, L) True on pads."""
@@ -156,21 +176,38 @@ class OneRef(nn.Module):
         # 2. What of the image is like the text.
         return self.answer(image, text[:, 0])
 
-    def embed_image(self, pixels: Tensor) -> Tensor:
-        """Embed images, (B, 3, S, S) -> (B, 1 + P, D), the class token first: all that no text takes part in."""
+    def embed_image(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Embed images, (B, 3, S, S) -> (B, 1 + P, D), the class token first: all that no text takes part in.
+
+        Patches that are `hidden` (B, P) become the mask token.
+        """
         parts = self.beit3.vision_embed
         patches = parts.proj(pixels.to(parts.proj.weight.dtype)).flatten(2).transpose(1, 2)
+        if hidden is not None:
+            patches = torch.where(hidden[..., None], parts.mask_token.to(patches.dtype), patches)
         tokens = torch.cat([parts.cls_token.expand(len(pixels), -1, -1), patches], dim=1)
         out: Tensor = tokens + self.beit3.encoder.embed_positions.A.weight[UNUSED : UNUSED + tokens.shape[1]]
         return out
 
-    def encode(self, image: Tensor, ids: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode embedded images (B, 1 + P, D) with token ids (B, L) -> the tokens of both, normed."""
+    def begin(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute all that no text takes part in, of embedded images (B, 1 + P, D): the first layer's projections."""
+        out: tuple[Tensor, ...] = self.beit3.encoder.layers[0].begin(image)
+        return out
+
+    def encode(
+        self, image: Tensor, ids: Tensor, padding: Tensor, begun: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode embedded images (B, 1 + P, D) with token ids (B, L) -> the tokens of both, normed.
+
+        `begun` is what `begin` made of the images.
+        """
         encoder = self.beit3.encoder
         text = self.beit3.text_embed(ids) + encoder.embed_positions.B.weight[UNUSED : UNUSED + ids.shape[1]]
+        text = text.masked_fill(padding[..., None], 0)
         keep = torch.cat([padding.new_ones(len(padding), image.shape[1]), ~padding], dim=1)[:, None, None]
         for layer in encoder.layers:
-            image, text = layer(image, text, keep)
+            image, text = layer(image, text, keep, begun)
+            begun = None
         both: tuple[Tensor, Tensor] = encoder.layer_norm(image, text)
         return both
 

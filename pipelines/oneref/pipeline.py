@@ -1,7 +1,8 @@
 """OneRef as a pipeline. Image and text share one attention from the first layer on, so each pair has its own pass.
 
-Shared are the embedded patches, once an image. Padding of texts is left out: a pair is computed with pairs of like
-length, up to the longest. A file of REC predicts boxes. A file of RES predicts masks, and its box is the one around the
+Shared are the embedded patches and the first layer's projections of them, once an image. Padding of texts is left out:
+a pair is computed with pairs of like length, up to the longest. `fast = false` computes everything for each expression.
+A file of REC predicts boxes. A file of RES predicts masks, and its box is the one around the
 mask: the box head of such a file was not trained.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,14 +22,14 @@ from torch import Tensor
 
 from bench.grounding import Box, ImageArray, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
-from bench.masks import box_of, encode
 from bench.settings import Table, parse_table, takes
 from pipelines.canvas import Canvas, covered, normalised
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import Engine, prepare
-from pipelines.on_canvas import CanvasPipeline
+from pipelines.on_canvas import CanvasPipeline, masked
 from pipelines.oneref.checkpoint import Loaded, open_network
-from pipelines.oneref.network import HEADS
+from pipelines.oneref.network import HEADS, Answers
+from pipelines.oneref.tokenizer import PAD
 
 
 class OneRefOptions(Table):
@@ -36,6 +38,7 @@ class OneRefOptions(Table):
     weights: str = Field("oneref.pth", description="an official file, here or in BENCH_HOME/weights")
     tokenizer: str = Field("beit3.spm", description="BEiT-3's sentencepiece file, here or in BENCH_HOME/weights")
     preprocessing: Literal["auto", "official"] = Field("auto", description="both are the official one")
+    fast: bool = Field(True, description="skip computations that do not change the prediction")
     images: int = Field(0, ge=0, description="in a pass of the patches; 0 = 64 on a GPU, 4 on a CPU")
     pairs: int = Field(0, ge=0, description="in a pass of the encoder; 0 = 64 on a GPU, 4 on a CPU")
     letterbox_threads: int = Field(4, ge=1)
@@ -51,7 +54,7 @@ class OneRefPipeline(CanvasPipeline):
         training = loaded is not None
         loaded = loaded or open_network(options.weights, options.tokenizer, context)
         network, self.tokenizer = loaded.network, loaded.tokenizer
-        self.network = network
+        self.network, self.fast = network, options.fast
         self.size = network.config.image_size
         accelerated = frozenset[str]()
         if not training:
@@ -93,13 +96,17 @@ class OneRefPipeline(CanvasPipeline):
         if not self.network.config.masks:
             return Prediction(query.id, box, note=note)
         side = math.isqrt(len(rest))
-        return masked(query, rest.reshape(side, side), canvas, image.shape[:2], note)
+        made = masked(query, rest.reshape(side, side), canvas, image.shape[:2], note)
+        return replace(made, box=box) if self.network.config.both else made
 
     def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
         """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas, and the cosines of the mask where there is a head."""
+        if not self.fast:
+            return self._plain(canvases, pairs)
         owners, texts = np.array([index for index, _ in pairs]), [text for _, text in pairs]
         with self.clock.stage("image encode"):
-            images = torch.cat(list(self.engine.chunked("images", canvases, self._embed)))
+            parts = zip(*self.engine.chunked("images", canvases, self._begin), strict=True)
+            images, *begun = (torch.cat(part) for part in parts)
         ids, padding = self.tokenizer(texts)
         lengths = (~padding).sum(dim=1).numpy()
         order = lengths.argsort(kind="stable")
@@ -108,31 +115,41 @@ class OneRefPipeline(CanvasPipeline):
             length = int(lengths[chunk].max())
             own, place = torch.from_numpy(chunk), self.engine.to_device(torch.from_numpy(owners[chunk]))
             words, pads = (self.engine.to_device(table[own, :length]) for table in (ids, padding))
-            image, text = self.network.encode(images.index_select(0, place), words, pads)
-            boxes, masks = self.network.answer(image, text[:, 0])
-            return boxes if masks is None else torch.cat([boxes, masks.flatten(1).float()], dim=1)
+            own_parts = [part.index_select(0, place) for part in begun]
+            image, text = self.network.encode(images.index_select(0, place), words, pads, own_parts)
+            return joined(self.network.answer(image, text[:, 0]))
 
         with self.clock.stage("fusion"):
             out = torch.cat(list(self.engine.chunked("pairs", order, work)))
             return out.index_select(0, self.engine.to_device(torch.from_numpy(order.argsort())))
 
-    def _embed(self, canvases: Sequence[Canvas]) -> Tensor:
+    def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Compute everything for every pair, with all tokens of padding."""
+
+        def work(some: Sequence[tuple[int, str]]) -> Tensor:
+            ids, padding = self.tokenizer([text for _, text in some])
+            room = (0, self.network.config.text - ids.shape[1])
+            words, pads = F.pad(ids, room, value=PAD), F.pad(padding, room, value=True)
+            pixels = self._pixels([canvases[index] for index, _ in some])
+            return joined(self.network(pixels, self.engine.to_device(words), self.engine.to_device(pads)))
+
+        with self.clock.stage("forward"):
+            return torch.cat(list(self.engine.chunked("pairs", pairs, work)))
+
+    def _begin(self, canvases: Sequence[Canvas]) -> tuple[Tensor, ...]:
+        image = self.network.embed_image(self._pixels(canvases))
+        return image, *self.network.begin(image)
+
+    def _pixels(self, canvases: Sequence[Canvas]) -> Tensor:
         raw, edges = self.stacked(canvases)
-        return self.network.embed_image(normalised(raw, covered(edges, self.size), "official"))
+        return normalised(raw, covered(edges, self.size), "official")
 
 
-def masked(query: Query, cosines: NDArray[Any], canvas: Canvas, size: tuple[int, int], note: str) -> Prediction:
-    """Make the prediction of a mask: where the cosines (M, M) are above 0, in the image of `size` (height, width)."""
-    # 1. To the canvas, the image's part of it, and to the image's own size.
-    grid = torch.from_numpy(cosines)[None, None]
-    grid = F.interpolate(grid, size=(len(canvas.pixels),) * 2, mode="bilinear", align_corners=False)
-    grid = grid[..., canvas.top : canvas.bottom, canvas.left : canvas.right]
-    inside = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0, 0].numpy() > 0
-    # 2. Its run-length encoding, and the box around it. An empty mask says that nothing is referred to.
-    mask = encode(inside)
-    box = box_of(mask)
-    notes = [note, "the mask is empty" if box is None else ""]
-    return Prediction(query.id, box, note="; ".join(filter(None, notes)), mask=mask)
+def joined(answers: Answers) -> Tensor:
+    """Put answers side by side -> (B, 4 + M)."""
+    if answers.masks is None:
+        return answers.boxes
+    return torch.cat([answers.boxes, answers.masks.flatten(1).float()], dim=1)
 
 
 @takes(OneRefOptions)

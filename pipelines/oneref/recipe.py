@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.errors import WeightsError
+from bench.settings import Table
 from bench.training.config import TrainConfig
 from bench.training.task import TrainingJob
 from pipelines import weights
@@ -28,6 +29,31 @@ POSITIONS = "beit3.encoder.embed_positions.A.weight"
 SPREAD = 0.02  # of new linear layers, cut at one such step
 
 
+class MRefM(Table):
+    """[train.oneref.mrefm]: masked modelling of images and of texts, in turn (head = "mrefm")."""
+
+    codes: str = Field(
+        "vqkd_encoder_base_decoder_3x768x12_clip-d5036aa7.pth",
+        description="the visual tokenizer: a VQ-KD file of BEiT v2",
+    )
+    image_share: float = Field(0.35, ge=0, lt=1, description="of all patches that are masked")
+    target_share: float = Field(0.75, gt=0, le=1, description="of the patches in the target's box, one patch wider")
+    text_share: float = Field(0.4, gt=0, lt=1, description="of the tokens of a text that are replaced")
+    words: Literal["rules", "spacy", "off"] = Field(
+        "rules", description="what finds a text's subject and object, which are replaced first: our parser, or spaCy's"
+    )
+    smoothing: float = Field(0.1, ge=0, lt=1, description="of the replaced tokens' labels")
+    drop_worst: float = Field(0.2, ge=0, lt=1, description="share of the replaced tokens that is left out, the worst")
+    drop_after: int = Field(12_000, ge=0, description="steps before the worst are left out")
+    image_relation: float = Field(
+        0.0, ge=0, description="weight of the visual target-relation score; 0 = off, as in the released scripts"
+    )
+    text_relation: float = Field(
+        0.0, ge=0, description="weight of the semantic target-relation score; 0 = off, as in the released scripts"
+    )
+    scores: str = Field("", description="JSON of the semantic scores: expression id -> a number for each token")
+
+
 class OneRefTraining(TrainConfig):
     """[train.oneref]: the second phase of a single data set; the first is freeze = true, epochs = 10,
     learning_rate = 2.5e-4, constraint = 0."""
@@ -40,7 +66,11 @@ class OneRefTraining(TrainConfig):
     tokenizer: str = Field("beit3.spm", description="BEiT-3's sentencepiece file; empty = a small one of the texts")
     network: OneRefConfig = OneRefConfig()
     vocabulary: int = Field(400, ge=8, description="pieces of the small tokenizer")
-    head: Literal["boxes", "masks"] = Field("boxes", description="REC, or RES with the ground-truth masks of the split")
+    head: Literal["boxes", "masks", "both", "mrefm"] = Field(
+        "boxes",
+        description="REC; RES, with the ground-truth masks of the split; both in one network; or MRefM's pre-training",
+    )
+    mrefm: MRefM = MRefM()
     freeze: bool = Field(False, description="train the heads alone")
     drop_path: float = Field(0.1, ge=0, lt=1, description="of the last layer; the first has none")
     augment: Augment = Augment()
@@ -54,29 +84,33 @@ class OneRefTraining(TrainConfig):
     focal: float = Field(20.0, ge=0, description="of masks: the mask head's, and of the similarity")
     dice: float = Field(2.0, ge=0, description="of masks: the mask head's, and of the similarity")
     constraint: float = Field(1.0, ge=0, description="boxes: share of focal and dice for the similarity of patches")
+    temperature: float = Field(1.0, gt=0, description="cosines are divided by it in focal and dice; 1 = official")
+    mask_share: float = Field(1.0, gt=0, le=1, description="of the rows that train the mask head; 1 = official")
 
 
-def start(config: OneRefTraining, job: TrainingJob) -> tuple[Loaded, dict[str, Any]]:
-    """Return the network to train, float32, and what its encoder took of a BEiT-3. Raises WeightsError."""
+def start(config: OneRefTraining, job: TrainingJob, codes: int = 0) -> tuple[Loaded, dict[str, Any]]:
+    """Return the network to train, float32, and what its encoder took of a BEiT-3.
+
+    `codes` are the visual tokens of MRefM's heads. Raises WeightsError.
+    """
     torch.manual_seed(job.context.seed)
-    masks, taken = config.head == "masks", {}
+    kind: dict[str, Any] = {"masks": config.head in ("masks", "both"), "both": config.head == "both", "codes": codes}
+    taken: dict[str, Any] = {}
     if config.start_from:
-        loaded = open_network(config.start_from, config.tokenizer, job.context)
-        if loaded.network.config.masks != masks:  # a head comes in or goes; everything else stays
-            network = OneRef(loaded.network.config.model_copy(update={"masks": masks}))
+        loaded = open_network(config.start_from, config.tokenizer, job.context, pretrained=True)
+        if loaded.network.config != (sizes := loaded.network.config.model_copy(update=kind)):
+            network = drawn(OneRef(sizes))  # heads come in or go; everything else stays
             own = network.state_dict()
-            network.load_state_dict(own | {k: t for k, t in loaded.network.state_dict().items() if k in own})
+            given = loaded.network.state_dict()
+            network.load_state_dict(own | {k: t for k, t in given.items() if k in own and t.shape == own[k].shape})
             loaded = loaded._replace(network=network)
     else:
-        sizes, pieces = config.network.model_copy(update={"masks": masks}), None
+        sizes, pieces = config.network.model_copy(update=kind), None
         if not config.tokenizer:
             pieces = small_pieces([e.text for scene in job.scenes for e in scene.expressions], config.vocabulary)
             sizes = sizes.model_copy(update={"words": len(pieces) + 5})  # the special ones, and <mask>
         tokenizer = open_tokenizer(config.tokenizer, pieces, sizes, job.context)
-        network = OneRef(sizes)
-        for part in (network.beit3, network.language_head, network.vision_head):
-            part.apply(_drawn)
-        loaded = Loaded(network, tokenizer, pieces)
+        loaded = Loaded(drawn(OneRef(sizes)), tokenizer, pieces)
         tokenizer.check_words(sizes.words, loaded.path)
         if config.beit3:
             taken = take_beit3(loaded.network, config.beit3, job)
@@ -86,7 +120,15 @@ def start(config: OneRefTraining, job: TrainingJob) -> tuple[Loaded, dict[str, A
     return loaded, taken
 
 
-def _drawn(module: nn.Module) -> None:
+def drawn(network: OneRef) -> OneRef:
+    """Draw the encoder and its projections as BEiT-3 does, in place."""
+    for name in ("beit3", "language_head", "vision_head", "mlm_head"):
+        if hasattr(network, name):
+            getattr(network, name).apply(_draw)
+    return network
+
+
+def _draw(module: nn.Module) -> None:
     """Draw linear layers as BEiT-3 does, and tables as small: at torch's size positions would drown patches."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=SPREAD, a=-SPREAD, b=SPREAD)

@@ -26,15 +26,18 @@ def open_spacy() -> Callable[[str], Phrase]:
     return lru_cache(maxsize=100_000)(lambda expression: parse_doc(model(normalised(expression))))
 
 
-def load_spacy(setting: str, instead: str) -> Any:
-    """Load spaCy's small English model for a setting; `instead` is the value that needs none. Raises MissingPackage."""
+def load_spacy(setting: str, instead: str, name: str = MODEL) -> Any:
+    """Load spaCy's English model of a name for a setting; `instead` is the value that needs none.
+
+    Raises MissingPackage.
+    """
     try:
         import spacy
 
-        return spacy.load(MODEL)
+        return spacy.load(name)
     except (ImportError, OSError):
         raise MissingPackage(
-            f"{setting} needs spaCy and its model (pip install spacy; python -m spacy download {MODEL}); "
+            f"{setting} needs spaCy and its model (pip install spacy; python -m spacy download {name}); "
             f"or use {instead}"
         ) from None
 

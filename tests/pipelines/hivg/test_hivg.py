@@ -8,14 +8,16 @@ import plain_hivg
 import plain_hivg_losses
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_world import make_context
 from small_hivg import FIRST, LATER
 from training_world import IMAGES
 
 from bench.datasets.shapes import make_scene
-from bench.errors import WeightsError
+from bench.errors import SettingsError, WeightsError
 from bench.evaluation.answering import Launching
 from bench.grounding import LoadedScene, Query
+from bench.masks import decode
 from bench.settings import PROJECT
 from pipelines.canvas import covered, letterboxed
 from pipelines.hivg.checkpoint import open_network
@@ -109,6 +111,37 @@ def test_the_pipeline_gives_those_boxes_at_any_batch_size(sizes, official, conte
     np.testing.assert_allclose(alone, boxes, atol=1e-3)
     assert isinstance(pipeline, Launching) and pipeline.ground([]) == []
     assert "text cut from" in pipeline.ground(scenes)[2].note
+
+
+@pytest.mark.parametrize("mask_head", [False, True])
+def test_the_fast_way_leaves_out_nothing_that_counts(mask_head, official, context):
+    options = {"weights": str(official()[0]), "mask_head": mask_head}
+    texts = (*TEXTS[:2], "")
+    scenes = [scene_of(image_of(90, 60, 1), texts, "a"), scene_of(image_of(40, 100, 2), texts, "b")]
+    fast, plain = (hivg(context(options | {"fast": fast})).ground(scenes) for fast in (True, False))
+    np.testing.assert_allclose([p.box for p in fast], [p.box for p in plain], atol=1e-3)
+    assert all((p.mask is not None) == mask_head for p in fast)
+    for one, other in zip(fast, plain, strict=True) if mask_head else ():
+        assert (decode(one.mask) != decode(other.mask)).mean() < 1e-3
+    with pytest.raises(SettingsError, match='fast = false gives each pair its own text; set bridge = "correct"'):
+        hivg(context(options | {"fast": False, "bridge": "official"}))
+
+
+def test_the_mask_head_answers_with_masks_where_its_logits_are_above_0(official, context):
+    path, state = official()
+    image = image_of(60, 60)
+    (prediction,) = hivg(context({"weights": str(path), "mask_head": True})).ground([scene_of(image, TEXTS[:1])])
+    sample, _ = plain_inputs(FIRST, image, TEXTS[0])
+    states, last = plain_hivg.text_tower(plain_hivg.under(state, "clip."), FIRST, sample[2])
+    x = plain_hivg.fused(state, FIRST, *sample, last, plain_hivg.memories(state, FIRST, states, last))
+    _, cells = plain_hivg_losses.maps(state, FIRST, x, sample[2])
+    for size in (FIRST.image, 60):  # to the canvas, which the image fills, and to the image
+        cells = F.interpolate(cells.reshape(1, 1, *cells.shape[-2:]), size=(size, size), mode="bilinear")
+    wanted = cells[0, 0].numpy() > 0
+    assert 0.05 < wanted.mean() < 0.95 and (decode(prediction.mask) != wanted).mean() < 0.01
+    without = {"weights": "pipelines/weights/tiny-hivg.safetensors", "mask_head": True}
+    with pytest.raises(SettingsError, match="mask_head: the weights have no mask head"):
+        hivg(make_context(PROJECT, name="hivg", options=without))
 
 
 def test_the_official_bridge_mixes_the_texts_of_a_batch(official, context):

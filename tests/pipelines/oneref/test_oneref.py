@@ -17,9 +17,10 @@ from bench.evaluation.protocols import protocol
 from bench.grounding import LoadedScene, Query
 from bench.masks import encode
 from pipelines.canvas import Canvas
+from pipelines.on_canvas import masked
 from pipelines.oneref import checkpoint
 from pipelines.oneref.checkpoint import load_network
-from pipelines.oneref.pipeline import masked, oneref
+from pipelines.oneref.pipeline import oneref
 from pipelines.oneref.tokenizer import SpmTokenizer
 
 REC = plain_oneref.Sizes(width=32, depth=3, heads=4, image=64, words=40, positions=80)
@@ -115,6 +116,16 @@ def test_boxes_at_any_batch_size_and_a_text_without_tokens(files, tmp_path):
     assert pipeline.ground([only])[0].box is None and pipeline.ground([]) == []
 
 
+@pytest.mark.parametrize("sizes", [REC, RES])
+def test_the_fast_way_leaves_out_nothing_that_counts(sizes, files, tmp_path):
+    path, _, spm = files(sizes)
+    queries = tuple(Query(str(n), text) for n, text in enumerate(TEXTS[:3]))
+    scenes = [LoadedScene(name, image_of(90, 60, n), queries) for n, name in enumerate("ab")]
+    fast, plain = (oneref(context(tmp_path, path, spm, fast=fast)).ground(scenes) for fast in (True, False))
+    np.testing.assert_allclose([p.box for p in fast], [p.box for p in plain], atol=1e-3)
+    assert [p.mask for p in fast] == [p.mask for p in plain]
+
+
 def test_a_res_file_answers_with_masks_in_the_image(files, tmp_path):
     path, _, spm = files(RES)
     warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # pycocotools' own
@@ -171,7 +182,7 @@ def test_a_truncated_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("changes", "drop", "message"), [
     ({}, ("beit3.text_embed.weight",), r"not a checkpoint of OneRef: it has no beit3\.\* tables"),
-    ({"mim_head.weight": torch.zeros(3, 32)}, (), "MRefM's pre-training, whose box head is not trained"),
+    ({"mim_head.weight": torch.zeros(3, 32)}, (), "15 keys missing: mim_head.bias"),
     ({}, ("bbox_embed.layers.0.weight",), "BEiT-3 alone"),
     ({}, ("visu_proj.bias",), "visu_proj.bias"),
     ({"new.bias": torch.zeros(3)}, (), "new.bias"),
