@@ -142,17 +142,17 @@ class MRefMTask(OneRefTask):
             room = network.config.text - ids.shape[1]
             ids, padding = F.pad(ids, (0, room), value=PAD), F.pad(padding, (0, room), value=True)
         # 1. What is hidden. A text stays whole where patches are hidden, and an image where tokens are replaced.
-        given, shown = ids, network.embed_image(pixels)[owners] if not images else None
+        given, embedded = ids, network.embed_image(pixels)[owners] if not images else None
         if images:
             hidden = masking.hidden_patches(batch.targets, network.side, options, rng)
-            shown = network.embed_image(pixels[owners], hidden)
+            embedded = network.embed_image(pixels[owners], hidden)
             labels = self.visual(batch.images)[owners][hidden]
         else:
             first = masking.first_places(batch.texts, self.loaded.tokenizer, self.words).to(ids.device)
             given, hidden = masking.replaced(ids, padding, first, len(self.loaded.tokenizer), options.text_share, rng)
             labels = ids[hidden]
         # 2. The encoder, and what is compared.
-        image, text = network.encode(shown, given, padding)
+        image, text = network.encode(embedded, given, padding)
         vectors, words = (
             F.normalize(network.vision_head(image), dim=-1),
             F.normalize(network.language_head(text), dim=-1),
