@@ -188,9 +188,7 @@ class PipelineCard:
         pseudo      expressions and boxes that a machine made about the data set's images
         mixed       annotated expressions of several data sets, this one's among them
         full        annotated boxes or expressions of the data set's own train split
-        unknown     not stated; never the better word
-
-    Raises UsageError for another word or type.
+        unknown     not stated; never the better word; UsageError for any other word or type
     """
 
     name: str
@@ -255,7 +253,7 @@ class PipelineContext:
     where relative paths in it start, `home` the cache (BENCH_HOME). `train_scenes()` loads the train part of `dataset`,
     `train_scenes(SPLIT)` another split (DataError where it is not at hand). `candidates` are for the proposer
     `ground-truth` alone. `device` is resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16.
-    `acceleration` is applied to every network.
+    `acceleration` is applied to every network. With `several` all scored boxes are wanted (`Prediction.others`).
     """
 
     name: str
@@ -271,6 +269,7 @@ class PipelineContext:
     train_scenes: Callable[..., Sequence[Scene]]
     candidates: Candidates | None = None
     acceleration: Acceleration = field(default_factory=Acceleration)
+    several: bool = False
 
 
 @runtime_checkable

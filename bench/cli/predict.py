@@ -50,6 +50,12 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FOLDER", help="Folder for drawings of many answers.")
     ] = None,
+    several: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE", help="Return every box of at least that score, for one image.", rich_help_panel=opt.MORE
+        ),
+    ] = None,
     fresh: opt.Fresh = False,
     config: opt.Config = None,
     json: opt.Json = False,
@@ -69,11 +75,13 @@ def predict(
         raise UsageError("--scene names one image; it does not go with a folder or --input")
     if not many and (draw is not None or fresh or batch_size is not None):
         raise UsageError("--draw, --fresh and --batch-size are for many images: --image FOLDER or --input FILE.jsonl")
+    if many and several is not None:
+        raise UsageError("--several is for one image; of many, the best box of each expression is written")
     with opt.as_options(pipeline, opt.assignments(set_ or []), own) as options:
         if not many:
             from bench.predicting.one import ground_one
 
-            answer = ground_one(pipeline, image, scene, text or "", resolved, on, options)
+            answer = ground_one(pipeline, image, scene, text or "", resolved, on, options, several)
             if out is not None:
                 answer.draw(out)
             record = answer.as_json()
@@ -101,6 +109,13 @@ def predict(
 
 
 def _readable(record: dict[str, Any]) -> str:
+    if "several" in record:
+        lines = [
+            f"[{', '.join(f'{v:.1f}' for v in each['box_xyxy'])}]"
+            + ("" if each["score"] is None else f", score {each['score']:.3f}")
+            for each in record["several"]
+        ]
+        return "\n".join([f"{len(lines)} boxes for {record['text']!r}", *lines])
     if record["box_xyxy"] is None:
         return f"no box for {record['text']!r}"
     box = ", ".join(f"{v:.1f}" for v in record["box_xyxy"])

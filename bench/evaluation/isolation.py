@@ -53,6 +53,7 @@ class Request:
     resolved: Resolved
     flags: Mapping[str, Any]
     level: int
+    several: bool
 
 
 class Gone(Exception):
@@ -171,7 +172,9 @@ def isolated(context: PipelineContext, split: str, resolved: Resolved, flags: Ma
     """Open a pipeline in a process of its own; in the end its `pipeline` is to be closed. Raises as `build` does."""
     begun, clock = time.perf_counter(), Clock()  # the stages are the worker's; this process has no GPU
     level = logging.getLogger("bench").level
-    request = Request(context.name, split, context.dataset, context.device, resolved, flags or {}, level)
+    request = Request(
+        context.name, split, context.dataset, context.device, resolved, flags or {}, level, context.several
+    )
     pipeline = IsolatedPipeline(request, clock)
     return OpenPipeline(pipeline, replace(context, clock=clock), resolved, time.perf_counter() - begun)
 
@@ -212,7 +215,9 @@ def _work(pipe: Connection, request: Request) -> None:
     logging.getLogger("bench").setLevel(request.level)
 
     def opened_pipeline() -> OpenPipeline:
-        context = pipeline_context(request.name, request.dataset, request.resolved, request.flags, request.device)
+        context = pipeline_context(
+            *(request.name, request.dataset, request.resolved, request.flags, request.device), several=request.several
+        )
         return build(replace(context, candidates=_CandidatesOf(request)), request.resolved)
 
     opened = _sent(pipe, opened_pipeline, lambda opened: opened.card)

@@ -88,6 +88,7 @@ def open_pipeline(
     resolved: Resolved,
     flags: Mapping[str, Any] | None = None,
     on: str | None = None,
+    several: bool = False,
 ) -> OpenPipeline:
     """Build the pipeline called `name` for a split or a data set's name; arguments as of `pipeline_context`.
 
@@ -95,7 +96,7 @@ def open_pipeline(
     number type that it does not take, or BenchError for whatever else its factory raises.
     """
     begun = time.perf_counter()
-    return build(pipeline_context(name, split, resolved, flags, on=on), resolved, begun)
+    return build(pipeline_context(name, split, resolved, flags, on=on, several=several), resolved, begun)
 
 
 def pipeline_context(
@@ -106,12 +107,14 @@ def pipeline_context(
     device: str | None = None,
     on: str | None = None,
     local_rank: int | None = None,
+    several: bool = False,
 ) -> PipelineContext:
     """Make the context of a pipeline's factory: device and dtype resolved, options in force.
 
     `flags` are options that win over bench.toml; `device` is resolved, by default from the settings, where `local_rank`
     spreads a machine's ranks over its GPUs. `on` names the data set whose lines of bench.toml hold, where they are not
-    the split's own. Raises DeviceError.
+    the split's own; all scored boxes are wanted where an expression of the split may mean `several` objects. Raises
+    DeviceError.
     """
     run = resolved.settings.run
     device, dataset = device or resolve_device(run.device, local_rank), on or dataset_of(split)
@@ -130,6 +133,7 @@ def pipeline_context(
         train_scenes=lambda split="": _train_scenes(name, dataset, split, resolved),
         candidates=Candidates(None if isinstance(split, str) else split.scenes),
         acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
+        several=several or (isinstance(split, Split) and split.several),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -17,7 +18,7 @@ from bench.datasets.load import load_split
 from bench.errors import ImageError, UsageError
 from bench.evaluation import opening
 from bench.evaluation.answering import ground_checked
-from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, PipelineCard, Prediction, Query
+from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, PipelineCard, Prediction, Query, ScoredBox
 from bench.inputs import load_bytes
 from bench.settings import Resolved
 
@@ -29,23 +30,34 @@ ImageLike = str | Path | ImageArray | Image.Image
 
 @dataclass(frozen=True, repr=False)
 class SingleAnswer:
-    """Hold the answer to one expression about one image."""
+    """Hold the answer to one expression about one image; `threshold` is the score from which several boxes count."""
 
     pipeline: str
     source: str
     text: str
     image: ImageArray
     prediction: Prediction
+    threshold: float | None = None
 
     @property
     def box(self) -> Box | None:
         """Return the box, xyxy pixels, clipped to the image; None for no box."""
-        box = self.prediction.box
+        return self._clipped(self.prediction.box)
+
+    def _clipped(self, box: Box | None) -> Box | None:
         if box is None or not np.isfinite(box).all():
             return None
         height, width = self.image.shape[:2]
         x1, y1, x2, y2 = clip_xyxy(box, width, height).tolist()
         return (x1, y1, x2, y2)
+
+    @property
+    def boxes(self) -> tuple[ScoredBox, ...]:
+        """Return every box, clipped to the image, with at least the threshold as score or without a score."""
+        least = -math.inf if self.threshold is None else self.threshold
+        kept = [each for each in self.prediction.boxes if each.score is None or each.score >= least]
+        clipped = [(self._clipped(each.box), each) for each in kept]
+        return tuple(each._replace(box=box) for box, each in clipped if box is not None)
 
     @property
     def score(self) -> float | None:
@@ -75,6 +87,7 @@ class SingleAnswer:
             "proposals": None if proposals is None else proposals.round(6).tolist(),
             "mask": self.prediction.mask,
             "note": self.prediction.note,
+            **({} if self.threshold is None else {"several": [_plain(each) for each in self.boxes]}),
         }
 
     def drawn(self) -> Image.Image:
@@ -84,13 +97,25 @@ class SingleAnswer:
         record = self.as_json()
         made, proposals = self.prediction, record["proposals"] or ()
         box, score, stages = record["box_xyxy"], self.score, made.stages
-        return draw_answer(self.image, box, self.text, proposals, None, score, made.attention, made.mask, stages)
+        others: list[Box] = []
+        if self.threshold is not None:  # the best box may lie below it, and proposals would hide the others
+            every = [each.box for each in self.boxes]
+            box, others, proposals = (every[0] if every else None), every[1:], ()
+            score = score if every else None
+        return draw_answer(
+            self.image, box, self.text, proposals, None, score, made.attention, made.mask, stages, others
+        )
 
     def draw(self, out: str | Path) -> None:
         """Draw the answer into an image file; its suffix names the format. Raises UsageError."""
         from bench.reporting.drawing import save_image
 
         save_image(self.drawn(), Path(out))
+
+
+def _plain(each: ScoredBox) -> dict[str, Any]:
+    score = None if each.score is None else round(each.score, 9)
+    return {"box_xyxy": [round(v, 6) for v in each.box], "score": score}
 
 
 class CallablePipeline(opening.OpenPipeline):
@@ -178,16 +203,18 @@ def ground_one(
     resolved: Resolved,
     on: str | None,
     options: Mapping[str, Any],
+    several: float | None = None,
 ) -> SingleAnswer:
     """Open a pipeline and ground one expression in an image file or a split's scene, SPLIT/ID.
 
-    `on` names the data set whose lines of bench.toml hold. Raises UsageError, ImageError, and as `open_pipeline`.
+    `on` names the data set whose lines of bench.toml hold; with `several` all boxes of at least that score count.
+    Raises UsageError, ImageError, and as `open_pipeline`.
     """
     if not text.strip():
         raise UsageError("--text is empty: say what to look for")
     if (image is None) == (scene is None):
         raise UsageError("give either --image FILE or --scene SPLIT/ID")
     pixels, dataset = (read_image(image), opening.OWN_DATA) if image is not None else image_of(str(scene), resolved)
-    opened = opening.open_pipeline(pipeline, on or dataset, resolved, options)
-    answer = ground_texts(opened, str(image or scene), pixels, [text], pipeline)[0]
+    opened = opening.open_pipeline(pipeline, on or dataset, resolved, options, several=several is not None)
+    answer = replace(ground_texts(opened, str(image or scene), pixels, [text], pipeline)[0], threshold=several)
     return answer if image is None else warned(answer, opened.card)

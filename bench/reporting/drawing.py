@@ -38,10 +38,12 @@ def draw_answer(
     attention: AttentionMap | None = None,
     mask: Mask | None = None,
     stages: Sequence[Stage] = (),
+    others: Sequence[Box] = (),
 ) -> Image.Image:
     """Draw xyxy boxes on an RGB uint8 image (H, W, 3), over attention and mask; expression and legend under it.
 
-    Of `stages` each has a colour for its points and its box; the last one's box is the prediction.
+    `others` are further predicted boxes. Of `stages` each has a colour for its points and its box; the last one's box
+    is the prediction.
     """
     height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
@@ -51,7 +53,8 @@ def draw_answer(
     lines = textwrap.wrap(text, letters)[:4] or [""]
     line_height = int(size * 1.35)
     suffix = "" if score is None else f", score {score:.2f}"
-    legend = [(ANSWER, f"prediction{suffix}" if box is not None else "no box")]
+    name = f"{len(others) + 1} predictions, best" if others else "prediction"
+    legend = [(ANSWER, f"{name}{suffix}" if box is not None else "no box")]
     legend += [(PROPOSAL, f"{len(proposals):,} proposal{'s' * (len(proposals) != 1)}")] * bool(len(proposals))
     legend += [(TRUTH, "ground truth")] * (truth is not None)
     legend += [(HEAT, "attention")] * (attention is not None)
@@ -72,8 +75,8 @@ def draw_answer(
             pen.ellipse((x - unit, y - unit, x + unit, y + unit), fill=colour, outline=LIGHT)
     if truth is not None:
         _outline(pen, truth, TRUTH, LIGHT, unit, (width, height))
-    if box is not None:
-        _outline(pen, box, ANSWER, LIGHT, unit + 1, (width, height))
+    for predicted in [*others, *([] if box is None else [box])]:
+        _outline(pen, predicted, ANSWER, LIGHT, unit + 1, (width, height))
     for number, line in enumerate(lines):
         pen.text((unit * 2, height + unit + number * line_height), line, fill=INK, font=font)
     for (colour, name), (left, row) in zip(legend, places, strict=True):

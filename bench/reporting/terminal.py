@@ -111,6 +111,11 @@ def _remarks(record: RunRecord) -> list[str]:
         lines += [f"    {image}: {why}" for image, why in list(record.errors.items())[:5]]
     if metrics and metrics.duplicates:
         lines.append(f"second answers, dropped: {metrics.duplicates:,}")
+    sets = metrics.several if metrics else None
+    if sets and sets.threshold is None and not sets.one_box:
+        lines.append(
+            "no threshold: every box counts, whatever its score; bench score RUN --threshold VALRUN chooses one"
+        )
     if imported:
         reasons = {
             "missing": "expressions without a row, counted as misses",

@@ -25,6 +25,7 @@ from pipelines.folding import fold_norms
 from pipelines.mdetr.checkpoint import LoadedMdetr, open_network
 from pipelines.mdetr.inputs import normalised, resized
 from pipelines.mdetr.model import HEADS, query_scores, token_slots
+from pipelines.sets import scored_set
 
 RESIZE_THREADS = 4
 
@@ -47,6 +48,7 @@ class MdetrPipeline:
     def __init__(self, options: MdetrOptions, context: PipelineContext, loaded: LoadedMdetr | None = None) -> None:
         """`loaded` is a network in training, taken as it is."""
         self.options, self.clock, self.dataset = options, context.clock, context.dataset
+        self.several = context.several
         training = loaded is not None
         loaded = loaded or open_network(options.weights, options.tokenizer, context)
         self.model, self.tokenizer = loaded.network, loaded.tokenizer
@@ -102,7 +104,10 @@ class MdetrPipeline:
             masks = [c and self.tokenizer.spans(c.text, [(c.start, c.end)]) for c in captions]  # of phrases alone
             slots = token_slots(masks, output.shape[-1] - 4)
             slots = None if slots is None else self.engine.to_device(slots)
-            scores, best = query_scores(output[..., :-4], slots).max(dim=-1, keepdim=True)
+            every = query_scores(output[..., :-4], slots)  # (M, N)
+            if self.several:
+                return self._sets(batch, owned, output[..., -4:], every)
+            scores, best = every.max(dim=-1, keepdim=True)
             boxes = output[..., -4:].take_along_dim(best[..., None], dim=1)[:, 0]
             # float64 holds the indices too.
             rows = self.engine.to_host(torch.cat([boxes.double(), scores.double(), best.double()], dim=1))
@@ -116,6 +121,23 @@ class MdetrPipeline:
                 Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(number))
                 for (_, query), box, (score, number) in zip(owned, corners, table[:, 4:].tolist(), strict=True)
             ]
+
+        return predictions
+
+    def _sets(
+        self, batch: Sequence[LoadedScene], owned: Sequence[tuple[int, Query]], boxes: Tensor, scores: Tensor
+    ) -> Callable[[], list[Prediction]]:
+        """Take every query's box (M, N, 4) cxcywh in 0..1 and score (M, N) -> what waits and returns predictions."""
+        rows = self.engine.to_host(torch.cat([boxes.double().flatten(1), scores.double()], dim=1))
+
+        def predictions() -> list[Prediction]:
+            table, count = rows(), scores.shape[1]
+            made = []
+            for (index, query), row in zip(owned, table, strict=True):
+                corners = box_cxcywh_to_xyxy(row[: 4 * count].reshape(count, 4))
+                size = np.array(batch[index].image.shape[1::-1] * 2)
+                made.append(scored_set(query.id, corners * size, row[4 * count :], self._note(query)))
+            return made
 
         return predictions
 

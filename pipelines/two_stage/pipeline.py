@@ -21,6 +21,7 @@ from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.hashing import spelled_out
 from bench.settings import Table, takes
 from pipelines.card import CardOptions, make_parts_card, parse_options
+from pipelines.sets import scored_set
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Float, Ranker, RankerOptions
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, open_proposer, predictions
@@ -45,7 +46,7 @@ class TwoStage:
 
     def __init__(self, proposer: Proposer, ranker: Ranker, options: TwoStageOptions, context: PipelineContext) -> None:
         self.proposer, self.ranker, self.caches = proposer, ranker, ranker.caches
-        self.clock = context.clock
+        self.clock, self.several = context.clock, context.several
         names = " + ".join(encoder.options.model for encoder in ranker.encoders)
         kind = getattr(proposer, "name", type(proposer).__name__)
         parser = {"off": "", "rules": ", comparisons by rules", "spacy": ", comparisons by rules on spaCy's parse"}
@@ -66,14 +67,23 @@ class TwoStage:
         return None if prepare is None else prepare(image)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Predict one box for every query of every scene, in order; none where nothing was proposed."""
+        """Predict the best box of every query of every scene, in order; none where nothing was proposed.
+
+        Where several are wanted, all proposals with their probabilities.
+        """
         with self.clock.stage("detect"):
             proposals = self.proposer.propose(batch)
         answers = []
         for scene, mine, rows in zip(batch, proposals, self.ranker.rank(batch, proposals), strict=True):
+            notes = [self.ranker.note(query.text) for query in scene.queries]
+            if self.several:
+                for query, own, note in zip(scene.queries, rows, notes, strict=True):
+                    remark = "; ".join(filter(None, (mine.note, note)))
+                    answers.append(scored_set(query.id, mine.boxes, own, remark, mine.boxes))
+                continue
             best = rows.argmax(axis=1) if len(mine) else None
             scores = None if best is None else rows.max(axis=1)
-            answers += predictions(scene, mine, best, scores, [self.ranker.note(query.text) for query in scene.queries])
+            answers += predictions(scene, mine, best, scores, notes)
         return answers
 
     def weighed(self, scene: LoadedScene) -> tuple[Proposals, Float]:

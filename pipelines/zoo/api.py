@@ -62,7 +62,7 @@ class Api:
         if not options.model:
             raise SettingsError(f"{where}: model: expected the model's name at the server: --set model=...")
         self.options, self.clock = options, context.clock
-        self.prompting = prompting(options, where, default="plain")
+        self.prompting = prompting(options, where, default="plain", sets=context.several)
         self.client = ChatClient(options.base_url, options.client, context.offline, where)
         if unsure := self.prompting.preset.unsure:
             named, source = ", ".join(unsure), self.prompting.preset.source

@@ -35,7 +35,7 @@ class FlorenceOptions(ModelOptions):
     weights: str = Field("florence-community/Florence-2-large", description="an id of the hub, or a local folder")
     beams: int = Field(3, ge=1, description="width of the beam search; 1 = greedy")
     max_new_tokens: int = Field(256, ge=8)
-    several: Several = Field("first", description="which box of several counts; refuse = a miss")
+    several: Several = Field("first", description="which box of several counts; refuse = a miss, all = every one")
 
 
 class Florence:
@@ -51,7 +51,8 @@ class Florence:
         inner = self.model.model
         self.longest = int(self.model.config.text_config.max_position_embeddings)
         accelerated = context.acceleration.apply(self.model, [inner.vision_tower, inner.language_model.encoder])
-        self.mark = f"{PRESET}@{known()[PRESET].version},{options.several}"
+        self.several: Several = "all" if context.several and options.several == "first" else options.several
+        self.mark = f"{PRESET}@{known()[PRESET].version},{self.several}"
         summary = "a model that writes boxes as tokens; the first box it writes"
         paper = "Xiao et al., Florence-2, CVPR 2024"
         self.card = model_card(options, context, self.model, accelerated, summary, paper, self.mark)
@@ -66,7 +67,7 @@ class Florence:
                 text = texts[query.text]
                 boxes, cut = self.boxes(text, canvas.size), self.tokens(query.text)[1]
                 answers.append(
-                    chosen(query.id, boxes, "tags" if boxes else "", self.options.several, text, [cut] if cut else [])
+                    chosen(query.id, boxes, "tags" if boxes else "", self.several, text, [cut] if cut else [])
                 )
         return answers
 

@@ -26,6 +26,7 @@ from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineCard, Pipeli
 from bench.settings import parse_table, takes
 from pipelines import hub
 from pipelines.card import parse_options
+from pipelines.sets import scored_set
 from pipelines.two_stage.proposers.proposals import Proposals, ProposerOptions, SceneProposer
 from pipelines.zoo.images import for_processor
 from pipelines.zoo.shared import GROUNDING_DINO, ModelOptions, by_text, model_card, open_pretrained
@@ -52,13 +53,16 @@ class GroundingDino:
         self.accelerated = context.acceleration.apply(self.model, [self.backbone.backbone, self.model])
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Predict one box for every query of every scene, in order."""
+        """Predict the best box of every query of every scene, in order; all of them where several are wanted."""
         answers = []
         for scene in batch:
             with self.clock.stage("ground"):
                 detected = self.detect(scene.image, [query.text for query in scene.queries])
             for query in scene.queries:
                 scores, boxes, note = detected[query.text]
+                if self.context.several:
+                    answers.append(scored_set(query.id, boxes, scores.double().cpu().numpy(), note))
+                    continue
                 score, index = scores.max(dim=0)
                 x1, y1, x2, y2 = boxes[int(index)].tolist()
                 answers.append(Prediction(query.id, (x1, y1, x2, y2), float(score), note=note))

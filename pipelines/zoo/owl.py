@@ -19,6 +19,7 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.settings import Table, takes
 from pipelines import hub
 from pipelines.card import CardOptions, parse_options
+from pipelines.sets import scored_set
 from pipelines.zoo.images import for_processor, reduced
 from pipelines.zoo.shared import model_card, open_pretrained
 
@@ -63,7 +64,7 @@ class Owl:
 
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Predict one box for every query of every scene, in order."""
+        """Predict the best box of every query of every scene, in order; all of them where several are wanted."""
         with self.clock.stage("image encode"), hub.autocast(self.context):
             pixels, units = zip(*[self._prepare(scene) for scene in batch], strict=True)
             patches = self.model.image_embedder(pixel_values=torch.cat(pixels))[0]
@@ -78,6 +79,14 @@ class Owl:
                     continue
                 texts = torch.stack([self._texts[query.text][0] for query in scene.queries])
                 logits = self.model.class_predictor(feature[None], texts[None])[0][0].float()  # (P, Q)
+                if self.context.several:
+                    corners = box_cxcywh_to_xyxy((box * torch.tensor([*unit, *unit], dtype=torch.float64)).numpy())
+                    chances = logits.sigmoid().double().cpu().numpy()
+                    answers += [
+                        scored_set(query.id, corners, chances[:, number], self._texts[query.text][1])
+                        for number, query in enumerate(scene.queries)
+                    ]
+                    continue
                 scores, best = logits.sigmoid().max(dim=0)
                 chosen = box[best.cpu()] * torch.tensor([*unit, *unit], dtype=torch.float64)
                 answers += [

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.errors import SettingsError, UnknownName, WeightsError
-from bench.grounding import Box, Prediction
+from bench.grounding import Box, Prediction, ScoredBox
 from bench.imported.frames import FRAMES, resized, to_pixels
 from bench.settings import Table
 from pipelines.zoo.readers import ReaderName, Several, choose, parse_answer
@@ -55,7 +55,7 @@ class AnswerOptions(Table):
     readers: tuple[ReaderName, ...] = Field((), description="in place of the preset's")
     frame: str = Field("", description="what the numbers count, in place of the preset's")
     axes: Literal["", "x first", "y first"] = Field("", description="in place of the preset's")
-    several: Several = Field("first", description="which box of several counts; refuse = a miss")
+    several: Several = Field("first", description="which box of several counts; refuse = a miss, all = every one")
 
 
 class Preset(Table):
@@ -116,7 +116,14 @@ def chosen(
     remarks: Sequence[str] = (),
     usage: tuple[int, int, float] | None = None,
 ) -> Prediction:
-    """Choose one box, in pixels, of an answer; the note states how the answer was parsed, or why there is no box."""
+    """Choose one box, in pixels, of an answer; the note states how the answer was parsed, or why there is no box.
+
+    With the rule `all` every box is in the prediction, and an answer that states that nothing is there says so.
+    """
+    others: tuple[ScoredBox, ...] = ()
+    if several == "all":
+        boxes = [b for b in boxes if b[0] < b[2] and b[1] < b[3]] or boxes
+        others = tuple(map(ScoredBox, boxes[1:]))
     box, notes = choose(boxes, several), [*remarks]
     if not reader:
         notes.append("no box: the answer cannot be parsed")
@@ -130,13 +137,18 @@ def chosen(
     else:
         notes.append(f"parsed as {reader}")
         if len(boxes) > 1:
-            notes.append(f"the {several} of {len(boxes)} boxes")
-    return Prediction(query_id, box, note="; ".join(notes), answer=answer, usage=usage)
+            notes.append(f"{'all' if several == 'all' else f'the {several}'} of {len(boxes)} boxes")
+    none = 1.0 if several == "all" and reader and not boxes else None
+    others = others if box is not None else ()
+    return Prediction(query_id, box, note="; ".join(notes), others=others, none=none, answer=answer, usage=usage)
 
 
-def prompting(options: AnswerOptions, where: str, model_type: str = "", default: str = "") -> Prompting:
+def prompting(
+    options: AnswerOptions, where: str, model_type: str = "", default: str = "", sets: bool = False
+) -> Prompting:
     """Lay a pipeline's options over a preset: the named one, else that of the model's type, else `default`.
 
+    With `sets` the rule for several boxes is `all`, unless the options name another one than the first.
     Raises UnknownName, SettingsError for a frame that is none or that nobody declared, WeightsError for a model type
     that no preset is for.
     """
@@ -158,9 +170,8 @@ def prompting(options: AnswerOptions, where: str, model_type: str = "", default:
         wrong += f" with {Y_FIRST}" if preset.frame and preset.axes == Y_FIRST else ""
         raise SettingsError(f"{where}: {wrong}; state what the model's numbers count: --set frame=..., one of {frames}")
     changed = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()[:8]
-    return Prompting(
-        preset, options.several, f"{name}@{preset.version}{f'+{changed}' if own else ''},{options.several}"
-    )
+    rule: Several = "all" if sets and options.several == "first" else options.several
+    return Prompting(preset, rule, f"{name}@{preset.version}{f'+{changed}' if own else ''},{rule}")
 
 
 @cache

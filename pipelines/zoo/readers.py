@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 from bench.grounding import Box
 
-Several = Literal["first", "largest", "refuse"]
+Several = Literal["first", "largest", "refuse", "all"]
 ReaderName = Literal["json", "tuple", "tags", "prose"]
 
 KEYS = ("bbox_2d", "box_2d", "bbox", "box", "bboxes", "boxes")
@@ -55,7 +55,7 @@ def parse_answer(text: str, readers: Sequence[str]) -> Parsed:
 
 def choose(boxes: Sequence[Box], several: Several) -> Box | None:
     """Choose one of several boxes by a rule; None for none, and where several are refused."""
-    if len(boxes) < 2 or several == "first":
+    if len(boxes) < 2 or several in ("first", "all"):
         return boxes[0] if boxes else None
     if several == "refuse":
         return None

@@ -43,7 +43,7 @@ class VisionLanguage:
             dtype=getattr(torch, context.dtype),
         )
         where = f"bench.toml [pipelines.{context.name}]"
-        self.prompting = prompting(options, where, self.model.config.model_type)
+        self.prompting = prompting(options, where, self.model.config.model_type, sets=context.several)
         # The vision tower; the decoder, a token at a time over a growing cache, is left as it is.
         accelerated = context.acceleration.apply(self.model, [self.model.model.visual])
         summary = f"a vision-language model prompted for a box; it counts {self.prompting.preset.frame}"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from bench.boxes import iou_elementwise
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.grounding import PipelineCard, Prediction
+from bench.grounding import PipelineCard, Prediction, ScoredBox
 
 BOXES = {"box_xyxy", "box_xyxy_unclipped", "score", "query", "proposals", "mask"}
 KEYS = {"pipeline", "image", "width", "height", "text", "note"} | BOXES
@@ -46,6 +46,37 @@ def test_a_file_and_a_scene_of_a_split_give_the_same(predict, tmp_path, attribut
     by_name = predict(*words, "--scene", f"shapes-val/{scene.id}")
     assert answer["box_xyxy"] == by_name["box_xyxy"] and by_name["image"] == f"shapes-val/{scene.id}"
     assert "drawn shapes only" in answer["note"] and by_name["note"] == ""  # a file may be a photograph
+
+
+def test_several_boxes_of_at_least_a_score(bench, predict, monkeypatch, tmp_path):
+    wanted = []
+
+    class Fixed:
+        card = PipelineCard("fixed", "", supervision="none")
+
+        def ground(self, batch):
+            others = (ScoredBox((-5.0, 20.0, 30.0, 25.0), 0.4), ScoredBox((0.0, 0.0, 3.0, 3.0), 0.2))
+            return [Prediction(q.id, (1.0, 2.0, 9.0, 9.0), 0.6, others=others) for s in batch for q in s.queries]
+
+    def opened(*_, several=False):
+        wanted.append(several)
+        return Fixed()
+
+    monkeypatch.setattr("bench.evaluation.opening.open_pipeline", opened)
+    Image.new("RGB", (40, 30)).save(tmp_path / "plain.png")
+    words = ("--pipeline", "fixed", "--image", "plain.png", "--text", "them")
+    answer = predict(*words, "--several", 0.3, "--out", "drawn.png")
+    assert set(answer) == {*KEYS, "several"} and (answer["box_xyxy"], answer["score"]) == ([1, 2, 9, 9], 0.6)
+    assert [(each["box_xyxy"], each["score"]) for each in answer["several"]] == [
+        ([1, 2, 9, 9], 0.6), ([0, 20, 30, 25], 0.4),
+    ]  # fmt: skip
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("RGB"))[:30]
+    assert (drawn[25, 5:25] == [230, 57, 70]).all() and not (drawn == [230, 57, 70]).all(-1)[:, 35:].any()
+    assert predict(*words, "--several", 0.7)["several"] == [] and "several" not in predict(*words)
+    assert wanted == [True, True, False]
+    assert "2 boxes for 'them'\n[1.0, 2.0, 9.0, 9.0], score 0.600" in bench("predict", *words, "--several", 0.3)[1]
+    code, _, err = bench("predict", "--pipeline", "fixed", "--image", ".", "--out", "a.jsonl", "--several", 0.3)
+    assert code == 2 and "--several is for one image" in err
 
 
 @pytest.mark.parametrize(("box", "clipped", "unclipped"), [

@@ -50,6 +50,8 @@ def test_a_split_of_none_and_several_is_scored_as_sets(bench, world):
     assert row["several"]["exact"]["value"] == 22 / 24 and row["several"]["no_target_accuracy"]["value"] == 1
     assert row["several"]["target_accuracy"]["value"] == 1 and not row["several"]["one_box"]
     assert row["strata"]["targets"]["several"]["n"] == 12
+    code, out, _ = bench("score", row["run_dir"], "--protocol", "several")
+    assert code == 0 and "theirs: no threshold: every box counts, whatever its score" in out
 
 
 def test_traps_of_other_metrics(bench, world):

@@ -207,3 +207,19 @@ def test_a_mask_is_the_part_of_an_object_that_is_drawn():
             assert mask.any() and ((part > 0.5) == mask)[sure].all() and sure.mean() > 0.97
         known = annotations_of([scene])
         assert known.masks == {n: e.mask for n, e in enumerate(scene.expressions)}
+
+
+def test_shapes_several_has_none_one_and_several_of_what_is_drawn():
+    for part, expressions in (("val", 1_196), ("test", 1_197)):
+        split = load_split(f"shapes-several-{part}", load_settings())
+        plain = {scene.id: scene for scene in load_split(f"shapes-{part}", load_settings()).scenes}
+        assert (split.counts.expressions, split.counts.images) == (expressions, 400)
+        assert split.several and split.protocol == "several" and split.dataset == "shapes-several"
+        for scene in split.scenes:
+            own, *_, none = scene.expressions
+            assert own == plain[scene.id].expressions[0] and none.targets == () and none.kind == "none"
+            assert none.text.removeprefix("the ") not in {obj.category for obj in scene.objects}
+            for each in scene.expressions[1:-1]:
+                boxes = [obj.box for obj in scene.objects if obj.category == each.category]
+                assert len(boxes) > 1 and each.targets == tuple(sorted(boxes)) and each.same_category == len(boxes)
+    assert split.fingerprint[:8] == "e25e30c3"

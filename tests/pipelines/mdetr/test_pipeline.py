@@ -36,9 +36,9 @@ def scenes():
 def opened(context, official, roberta_folder):
     """opened(**options): the pipeline on official weights, images of 64 pixels."""
 
-    def make(dataset="refcoco", dtype="float32", **options):
+    def make(dataset="refcoco", dtype="float32", several=False, **options):
         table = {"weights": str(official()), "tokenizer": str(roberta_folder), "short": 64, "long": 107}
-        return mdetr(context("mdetr", dataset, table | options, dtype=dtype))
+        return mdetr(context("mdetr", dataset, table | options, dtype=dtype, several=several))
 
     return make
 
@@ -58,6 +58,14 @@ def test_answers_are_the_plain_ones(opened, network, scenes):
                 assert (answer.id, answer.query_index, answer.note) == (query.id, index, "")
                 assert answer.score == pytest.approx(score, abs=1e-5)
                 assert answer.box == pytest.approx(box, abs=1e-5 * max(width, height))
+
+
+def test_all_queries_boxes_where_several_are_wanted(opened, scenes):
+    for one, every in zip(opened().ground(scenes), opened(several=True).ground(scenes), strict=True):
+        assert (one.id, one.note) == (every.id, every.note) and np.allclose(one.box, every.box, atol=1e-6)
+        scores = [each.score for each in every.boxes]
+        assert one.score == pytest.approx(every.score) and 1 < len(scores) <= 9
+        assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.slow

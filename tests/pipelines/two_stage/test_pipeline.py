@@ -44,6 +44,17 @@ def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
 
 
 @pytest.mark.slow
+def test_all_proposals_where_several_are_wanted(pipeline, context, loaded):
+    _, images = loaded
+    for one, every in zip(
+        pipeline.ground(images[:4]), two_stage(context(several=True)).ground(images[:4]), strict=True
+    ):
+        assert (one.id, one.box, one.note) == (every.id, every.box, every.note)
+        assert every.score == pytest.approx(one.score) and 0 < len(every.others) < len(every.proposals)
+        assert {each.box for each in every.boxes} <= {tuple(box) for box in every.proposals.tolist()}
+
+
+@pytest.mark.slow
 def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
     _, images = loaded
     texts = ("⭐🔴", "النجمة الحمراء", "the red star " * 170, "x")

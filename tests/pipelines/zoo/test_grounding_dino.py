@@ -21,8 +21,9 @@ def folder(request, hub_folder):
 
 @pytest.fixture
 def build(context, folder):
-    def make(dtype="float32", **options):
-        return grounding_dino(context("grounding-dino", options={"weights": folder} | options, dtype=dtype))
+    def make(dtype="float32", several=False, **options):
+        named = {"options": {"weights": folder} | options, "dtype": dtype, "several": several}
+        return grounding_dino(context("grounding-dino", **named))
 
     return make
 
@@ -57,6 +58,14 @@ def test_the_answers_of_the_plain_forward_pass(build, plainly, scenes):
         assert np.allclose(answer.box, box, atol=1e-5 * max(scene.image.shape)) and abs(answer.score - score) < 1e-5
     assert len({a.box for a in answers}) >= 4  # the texts matter
     assert answers[0].box == answers[4].box  # the same text twice
+
+
+@pytest.mark.slow
+def test_all_boxes_where_several_are_wanted(build, scenes):
+    for one, every in zip(build().ground(scenes), build(several=True).ground(scenes), strict=True):
+        assert (one.id, one.box) == (every.id, every.box) and abs(one.score - every.score) < 1e-6
+        scores = [each.score for each in every.boxes]
+        assert one.others == () and 1 < len(scores) <= 100 and scores == sorted(scores, reverse=True)
 
 
 def test_each_expression_is_its_own_prompt():

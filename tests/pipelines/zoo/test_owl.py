@@ -19,8 +19,8 @@ def folder(request, hub_folder):
 
 @pytest.fixture
 def build(context, folder):
-    def make(dtype="float32", **options):
-        return owl(context("owlv2", options={"weights": folder} | options, dtype=dtype))
+    def make(dtype="float32", several=False, **options):
+        return owl(context("owlv2", options={"weights": folder} | options, dtype=dtype, several=several))
 
     return make
 
@@ -46,6 +46,13 @@ def test_the_answers_of_the_plain_forward_pass(build, folder, scenes):
             assert np.allclose(answer.box, results["boxes"][best], atol=1e-5 * max(scene.image.shape))
             different.add(round(answer.score, 5))
     assert len(different) >= 4  # the texts matter
+
+
+def test_all_boxes_where_several_are_wanted(build, scenes):
+    for one, every in zip(build().ground(scenes), build(several=True).ground(scenes), strict=True):
+        assert one.id == every.id and np.allclose(one.box, every.box) and abs(one.score - every.score) < 1e-6
+        scores = [each.score for each in every.boxes]
+        assert 1 < len(scores) <= 100 and scores == sorted(scores, reverse=True)
 
 
 def test_a_padded_square_is_undone(build, folder):

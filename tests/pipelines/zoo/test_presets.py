@@ -50,6 +50,22 @@ def test_resizing():
     assert width % 28 == height % 28 == 0 and width * height <= 16 * 28 * 28
 
 
+def test_with_the_rule_all_every_box_is_in_the_prediction_and_none_is_said():
+    options = AnswerOptions(preset="qwen3")
+    every = prompting(options, "here", sets=True)
+    assert every.mark == "qwen3@1,all" and prompting(options, "here").mark == "qwen3@1,first"
+    two = every.prediction("q", '[{"bbox_2d": [1, 2, 300, 400]}, {"bbox_2d": [9, 9, 1, 1]}, {"bbox_2d": [5, 6, 7, 8]}]',
+                           (1000, 1000), (1000, 1000))  # fmt: skip
+    assert two.box == (1, 2, 300, 400) and [each.box for each in two.others] == [(5, 6, 7, 8)] and two.none is None
+    nothing, unread = (every.prediction("q", text, (9, 9), (9, 9)) for text in ("[]", "I see no such thing, sorry."))
+    assert (nothing.box, nothing.none, unread.box, unread.none) == (None, 1, None, None)
+    inverted = every.prediction("q", '{"bbox_2d": [9, 9, 1, 1]}', (9, 9), (9, 9))
+    assert inverted.box is None and inverted.none is None
+    plain = prompting(options, "here").prediction("q", "[]", (9, 9), (9, 9))
+    assert plain.none is None
+    assert prompting(AnswerOptions(preset="qwen3", several="largest"), "x", sets=True).mark == "qwen3@1,largest"
+
+
 @pytest.mark.parametrize(
     ("several", "answer", "note"),
     [("first", "[1, 2, 3, 4]", "parsed as json"),
