@@ -9,7 +9,7 @@ import argparse
 import math
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -216,14 +216,14 @@ def ground_truth(box, placement, side=640):
 # --- the network
 
 
-@cache
+@lru_cache(1)  # one of full size fills half a GB
 def resnet(blocks):
     net = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, list(blocks), norm_layer=FrozenBatchNorm2d)
     net.avgpool, net.fc = torch.nn.Identity(), torch.nn.Identity()
     return net
 
 
-@cache
+@lru_cache(1)
 def bert(s):
     config = BertConfig(
         vocab_size=s.words, hidden_size=s.text, num_hidden_layers=s.text_layers, num_attention_heads=s.text // 64,
