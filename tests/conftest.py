@@ -32,7 +32,7 @@ def real() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def memory_given_back():
-    """Give back what a module's networks held: they are in cycles, which Python 3.11 seldom collects, in many pieces."""
+    """Give back what a module's networks held: cycles, which Python 3.11 seldom collects, in many pieces."""
     yield
     process = psutil.Process()
     if process.memory_info().rss > 1.5 * 2**30:
