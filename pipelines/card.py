@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
 from bench.hashing import find_file
 from bench.settings import Table, parse_table, shipped_options, weights_named
+from pipelines.weights import read_metadata
 
 Options = TypeVar("Options", bound=Table)
 
@@ -150,10 +151,12 @@ def _entry(name: str, context: PipelineContext) -> CardOptions:
         if any(fnmatch(form, pattern) for form in _forms(name) for pattern in patterns):
             return entry.model_copy(update={"supervision": supervision_on.get(context.dataset, entry.supervision)})
     path = find_file(name, context)
-    try:
-        return _trained(json.loads(path.with_suffix(".json").read_text("utf-8")), context) if path else CardOptions()
-    except (OSError, ValueError):  # no record, or none of ours
+    if path is None:
         return CardOptions()
+    try:
+        return _trained(json.loads(path.with_suffix(".json").read_text("utf-8")), context)
+    except (OSError, ValueError):  # no record, or none of ours: the file itself may know
+        return _trained(read_metadata(path), context)
 
 
 def _trained(record: Any, context: PipelineContext) -> CardOptions:
@@ -169,14 +172,26 @@ def _trained(record: Any, context: PipelineContext) -> CardOptions:
     own = split.rpartition("-")[0] == context.dataset
     last: Supervision = "pseudo" if data.get("labels") else "full" if own else "unknown"
     step = f"pseudo-labels of {split}" if data.get("labels") else split
+    saw = _saw_test_images(record, split)
     if start is None:
-        return CardOptions(trained_on=step, supervision=last)
+        return CardOptions(trained_on=step, supervision=last, saw_test_images=saw)
     # At the end of the chain stand weights of others: what is known of them, or unknown.
     before = _entry(start, context) if isinstance(start, str) else _trained(start, context)
     words = (last, before.supervision)
     supervision = next(word for word in WORST_FIRST["supervision"] if word in words)
     steps = [before.trained_on or "weights not known", step]
-    return CardOptions(trained_on="; ".join(dict.fromkeys(steps)), supervision=supervision)
+    saw = next(word for word in WORST_FIRST["saw_test_images"] if word in (saw, before.saw_test_images))
+    return CardOptions(trained_on="; ".join(dict.fromkeys(steps)), supervision=supervision, saw_test_images=saw)
+
+
+def _saw_test_images(record: Mapping[str, Any], split: str) -> SawTestImages:
+    """Return "no" where a training left out the images of every val and test part, which its record then lists."""
+    notes = record.get("training")
+    out = record.get("kept_out") or (notes.get("kept_out") if isinstance(notes, Mapping) else None)
+    if not isinstance(out, Mapping):
+        return "unknown"
+    complete = bool(out.get("parts")) and not out.get("unknown")
+    return "no" if complete or split.startswith("shapes-") else "unknown"
 
 
 def _forms(name: str) -> tuple[str, str]:

@@ -85,6 +85,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _dense({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, path), metadata
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read a .safetensors file's metadata alone, JSON decoded; nothing of another file. Raises WeightsError."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: _decoded(value) for key, value in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a complete .safetensors file ({error})") from None
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a pickled table of tensors, alone or under "model" or "state_dict". Raises as `read_checkpoint` does."""
     import torch

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from json import loads
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import console_of, echo, emit, log_to_stderr, table_of
+from bench.cli.output import console_of, echo, emit, log_to_stderr, table_console, table_of
+
+if TYPE_CHECKING:
+    from bench.settings import Resolved
 
 
 def train(
@@ -114,11 +119,34 @@ def train(
             *(labels or [], fresh, curriculum, dry_run),
             on=on,
         )
+    for name, path in made.items() if leads else ():
+        _compare_with_start(pipeline, name, path, resolved, on, json)
     if json and leads:
         emit({"weights": made})
     elif leads:
         for name, path in made.items():
             echo(f"{name}: {path}")
+
+
+def _compare_with_start(
+    pipeline: str, part: str, path: Path, resolved: Resolved, on: str | None, as_json: bool
+) -> None:
+    """Print `bench compare` of the pipelines that a training names in its record, and of the one with its weights."""
+    named = loads(path.with_suffix(".json").read_text(encoding="utf-8"))["training"].get("compare")
+    if not named:
+        return
+    from bench.comparison.compare import compare
+    from bench.datasets.load import load_split
+    from bench.evaluation.loop import evaluate
+    from bench.reporting.comparison_text import print_comparison
+
+    settings = resolved.settings
+    stored = replace(resolved, settings=settings.model_copy(update={"results": str(path.parent / "compared")}))
+    split, rule = load_split(named["split"], resolved), settings.evaluation
+    options = {"tuned": {"weights": f"{part}={path.resolve()}"}, **named["pipelines"]}
+    runs = [evaluate(pipeline, split, stored, table, on=on, beside=True).folder for table in options.values()]
+    compared = compare(runs, rule.draws, rule.seed, rule.confidence, baseline_only=True, labels=list(options))
+    print_comparison(compared, table_console(as_json))
 
 
 def _first_step(

@@ -31,6 +31,7 @@ class TrainConfig(BaseModel):
             "cache_images",
         }
     )
+    eps: ClassVar[float] = 1e-8  # of AdamW
 
     name: str = Field("weights", pattern=r"^[\w.-]+$", description="name of the files that are written")
     start_from: str = Field("", description="weights to start from; empty = random weights")

@@ -28,7 +28,7 @@ def make_optimiser(groups: Sequence[ParameterGroup], config: TrainConfig, plan: 
         }
         for group in groups
     ]
-    return torch.optim.AdamW(tables, betas=config.betas, fused=True)
+    return torch.optim.AdamW(tables, betas=config.betas, eps=config.eps, fused=True)
 
 
 def learning_rate(

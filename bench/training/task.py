@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench import registry
 from bench.evaluation.validation import Validate
 from bench.grounding import ImageSource, Pipeline, PipelineContext, Scene
+from bench.runs.files import write_atomically
 from bench.settings import RunSettings
 from bench.training.config import TrainConfig
 
@@ -165,6 +166,10 @@ class TrainTask(ABC):
     @abstractmethod
     def save(self, path: Path) -> None:
         """Write the weights in training as a file that the pipeline opens; whole or not at all."""
+
+    def publish(self, best: Path, out: Path) -> None:
+        """Write the file of the training's end, `out`, given the best weights; whole or not at all."""
+        write_atomically(out, best.read_bytes())
 
     def options(self, path: Path) -> dict[str, Any]:
         """Return the pipeline's options that open the weights file `path`."""

@@ -210,7 +210,7 @@ class Trainer:
         if not self.lead:
             return None
         out = self.job.out / f"{self.config.name}.safetensors"
-        write_atomically(out, (self.folder / BEST).read_bytes())
+        self.task.publish(self.folder / BEST, out)
         best = {**self.state.best}
         scores = best.pop("scores")
         if self.last:

@@ -18,13 +18,14 @@ from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
-from bench.hashing import spelled_out
-from bench.settings import Table, takes
+from bench.hashing import find_file, spelled_out
+from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_parts_card, parse_options
 from pipelines.sets import scored_set
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Float, Ranker, RankerOptions
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, open_proposer, predictions
+from pipelines.weights import read_metadata
 
 if TYPE_CHECKING:
     from bench.training.task import TaskFactory, TrainingJob
@@ -101,14 +102,31 @@ def options_of(context: PipelineContext) -> TwoStageOptions:
     return options
 
 
+def as_trained(options: TwoStageOptions, context: PipelineContext) -> TwoStageOptions:
+    """Take from the CLIP's file what of the ranker belongs to its weights, where no option says otherwise.
+
+    Raises SettingsError for a file that says what no ranker takes, WeightsError for a broken one.
+    """
+    path = find_file(options.clip.pretrained, context)
+    trained = read_metadata(path).get("ranker") if path else None
+    if not isinstance(trained, dict):
+        return options
+    own = options.ranker.model_dump(exclude_unset=True)
+    table = {key: trained[key] for key in TRAINED_RANKER if key in trained} | own
+    return options.model_copy(update={"ranker": parse_table(RankerOptions, table, f"{path}: ranker")})
+
+
 @takes(TwoStageOptions)
 def two_stage(context: PipelineContext) -> TwoStage:
     """Open yolo-clip, detr-clip, ssd-clip and every other pipeline declared as a proposer and a CLIP."""
-    options = options_of(context)
+    options = as_trained(options_of(context), context)
     proposer = open_proposer(options.proposer, f"bench.toml [pipelines.{context.name}.proposer]", context)
     encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]
     return TwoStage(proposer, Ranker(options.ranker, encoders, context.clock), options, context)
 
+
+# What of a ranker belongs to the weights of the CLIP that was trained with it.
+TRAINED_RANKER = ("views", "margin", "resize", "prompt", "tint_colour", "tint_alpha", "tint_line")
 
 DETECTORS = {  # kind of proposer -> its training
     "yolo": "pipelines.two_stage.proposers.yolo_training:YoloTraining",
@@ -121,7 +139,7 @@ def task_paths(options: Any) -> dict[str, str]:
     """Name the task of each part, "module:class", by the kind of the pipeline's proposer."""
     kind = options.get("proposer", {}).get("kind")
     detector = {"detector": DETECTORS[kind]} if kind in DETECTORS else {}
-    return {**detector, "clip": "pipelines.two_stage.clip.task:ClipTask"}
+    return {**detector, "clip": "pipelines.two_stage.tuning.task:ClipTask"}
 
 
 def _task(path: str) -> Any:

@@ -7,6 +7,7 @@ from fake_world import make_context
 from small_models import write_family
 
 from bench.datasets.shapes import ShapesImages, make_scene
+from bench.evaluation.validation import on_split
 from bench.grounding import LoadedScene, Query
 from bench.settings import PROJECT, load_settings
 from bench.training.task import TrainingJob
@@ -51,7 +52,7 @@ def job(context, tmp_path):
             recipe=recipe,
             out=tmp_path / out,
             context=context(pipeline, seed=seed),
-            validate=lambda pipeline, **share: {},
+            validate=on_split(validation, images),
             split_name="shapes-train",
             validation_name="shapes-val",
             fingerprint="f" * 64,

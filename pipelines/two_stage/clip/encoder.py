@@ -64,30 +64,27 @@ class Preprocessing:
 class ClipEncoder:
     """Encode region views and texts to unit vectors, float32 on the device."""
 
-    def __init__(self, options: ClipOptions, context: PipelineContext) -> None:
+    def __init__(self, options: ClipOptions, context: PipelineContext, model: Any = None) -> None:
+        """Open the weights that `options` name; `model` is one in training, float32 on the device, in their place."""
         self.options = options
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
         # A CPU is fastest with what stays in its cache: 32 views beat 256 by about 15 %.
         bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
         self.engine = Engine(context, self._encode_texts, bucket, bucket)
-        # In float32 at first: weights that were scaled in 16 bits would be rounded twice.
-        model, self.sha256 = open_model(options, replace(context, dtype="float32"))
-        if context.dtype != "float32":
-            model = in_16_bits(model, options.model, context.dtype)
-        self.model = model.eval().to(self.device)
-        # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
-        text = getattr(self.model, "text", None) or self.model.transformer
-        self.accelerated = context.acceleration.apply(self.model, [self.model.visual, text])
+        self.sha256: Mapping[str, str] = {}
+        self.accelerated = frozenset[str]()
+        if model is None:
+            # In float32 at first: weights that were scaled in 16 bits would be rounded twice.
+            model, self.sha256 = open_model(options, replace(context, dtype="float32"))
+            if context.dtype != "float32":
+                model = in_16_bits(model, options.model, context.dtype)
+            # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
+            text = getattr(model.eval().to(self.device), "text", None) or model.transformer
+            self.accelerated = context.acceleration.apply(model, [model.visual, text])
+        self.model = model.eval()
         self.tokenizer = open_tokenizer(options.model, context)
-        # Whether no token depends on a later one, so that a batch of texts may end with its longest.
-        self.causal = (
-            type(self.model) is open_clip.CLIP
-            and type(self.tokenizer) is SimpleTokenizer
-            and self.model.attn_mask is not None
-            and self.model.text_pool_type == "argmax"
-            and isinstance(self.model.text_projection, nn.Parameter)
-        )
+        self.causal = is_causal(self.model, self.tokenizer)
         self.context_length = int(getattr(self.model, "context_length", 77))
         self.preprocessing = Preprocessing(self.model)
         self.image_size = self.preprocessing.size
@@ -133,6 +130,17 @@ class ClipEncoder:
     def cut(self, text: str) -> str:
         """Return a note when the tokenizer cuts `text` at the context length, else nothing."""
         return cut_note(self.tokenizer, text, self.context_length)
+
+
+def is_causal(clip: Any, tokenizer: Any) -> bool:
+    """Tell whether no token depends on a later one, so that a batch of texts may end with its longest."""
+    return (
+        type(clip) is open_clip.CLIP
+        and type(tokenizer) is SimpleTokenizer
+        and clip.attn_mask is not None
+        and clip.text_pool_type == "argmax"
+        and isinstance(clip.text_projection, nn.Parameter)
+    )
 
 
 def encode_causally(clip: Any, ids: Tensor, ends: Tensor) -> Tensor:

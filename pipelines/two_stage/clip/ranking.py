@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -26,12 +26,13 @@ from bench.grounding import Boxes, ImageArray, LoadedScene
 from bench.settings import Table
 from pipelines.two_stage.clip.encoder import ClipEncoder
 from pipelines.two_stage.clip.pooling import PoolingOptions, RegionPooling
-from pipelines.two_stage.clip.views import Resize, View, make_views
+from pipelines.two_stage.clip.views import LIMEGREEN, Resize, Tint, View, make_views
 from pipelines.two_stage.language.parse import Phrase, parse
 from pipelines.two_stage.language.relations import Geometry, multiplied, reason
 from pipelines.two_stage.proposers.proposals import Proposals
 
 Float = NDArray[np.float64]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Relations = Literal["off", "rules", "spacy"]
 
 # A fixed bank: the classes of COCO. Their mean logit of a region carries nothing about one expression.
@@ -50,6 +51,9 @@ class RankerOptions(Table):
     views: tuple[View | Literal["roi"], ...] = Field(("crop", "blur"), min_length=1)
     margin: float = Field(0.0, ge=0, description="widen each crop by this share of its sides")
     resize: Resize = Field("squash", description="how a part becomes square: squash, pad, center")
+    tint_colour: tuple[Byte, Byte, Byte] = Field(LIMEGREEN.colour, description="RGB of the view tint")
+    tint_alpha: float = Field(LIMEGREEN.alpha, ge=0, le=1, description="how much of it is laid over the box")
+    tint_line: float = Field(LIMEGREEN.line, ge=0, description="pixels of CLIP's square in plain colour at its edge")
     prompt: str = Field("a photo of {}", pattern=r"\{\}")
     subtract: float = Field(0.0, ge=0, description="weight of the score subtraction; 0 = off")
     relations: Relations = Field("off", description="parser of comparisons: our small one (rules), spaCy, off")
@@ -68,6 +72,11 @@ class RankerOptions(Table):
     def drawn(self) -> tuple[View, ...]:
         """Return the views that are images."""
         return tuple(view for view in self.views if view != "roi")
+
+    @property
+    def tint(self) -> Tint:
+        """Return how the view tint is drawn."""
+        return Tint(self.tint_colour, self.tint_alpha, self.tint_line)
 
 
 class Ranker:
@@ -136,7 +145,9 @@ class Ranker:
         images, boxes, masks = zip(
             *[(s.image, p.boxes, p.masks) for s, p in zip(batch, proposals, strict=True)], strict=True
         )
-        return make_views(images, boxes, options.drawn, size, options.margin, device, options.resize, masks)
+        return make_views(
+            images, boxes, options.drawn, size, options.margin, device, options.resize, masks, options.tint
+        )
 
     @torch.inference_mode()
     def _regions(

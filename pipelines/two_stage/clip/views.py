@@ -7,6 +7,7 @@ resize (the filter of Pillow, a = -0.5, widened when shrinking): no loop over bo
     blur          the whole image, blurred outside the box            (ReCLIP; Subramanian et al. 2022)
     mask-blur     the whole image, blurred outside the box's mask     (FGVP; Yang et al. 2023)
     red-ellipse   the whole image, a red ellipse drawn in the box     (Red Circle; Shtedritski et al. 2023)
+    tint          the whole image, the box filled with a colour       (CPT; Yao et al. 2021), for CLIPs tuned on it
 
 A part that is not square becomes so by one of three policies: `squash` it, `pad` it with grey, or keep its `center`
 only, which loses the ends of long parts.
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,13 +31,27 @@ from bench.errors import SettingsError
 from bench.grounding import Boxes, ImageArray
 from pipelines.engine import to_device
 
-View = Literal["crop", "blur", "mask-blur", "red-ellipse"]
+View = Literal["crop", "blur", "mask-blur", "red-ellipse", "tint"]
 Resize = Literal["squash", "pad", "center"]
 Masks = NDArray[np.bool_] | None
 BLUR_SIGMA = 0.16  # of the image's side: ReCLIP's radius of 100 pixels on an image of 640
 LINE = 2.0  # pixels of CLIP's: how thick the red ellipse is drawn
 ELLIPSE_GROWS = 0.01  # of the box's sides, so that the line lies around the object
 GREY = 0.5
+
+
+class Tint(NamedTuple):
+    """How a box is tinted: RGB, how much of the colour is laid over the box, and the line along its edge, inside it.
+
+    The line is of the plain colour, in pixels of CLIP's square.
+    """
+
+    colour: tuple[int, int, int] = (50, 205, 50)
+    alpha: float = 0.5
+    line: float = 2.0
+
+
+LIMEGREEN = Tint()
 # Boxes in one step: a CPU is fastest while what a step makes (3 MB a box) is memory that it has already.
 STEP = {"cpu": 16, "cuda": 256}
 
@@ -50,6 +65,7 @@ def make_views(
     device: torch.device,
     resize: Resize = "squash",
     masks: Sequence[Masks] | None = None,
+    tint: Tint = LIMEGREEN,
 ) -> Tensor:
     """Make views of images' boxes: RGB uint8 (H, W, 3), (N, 4) xyxy pixels -> (V, sum of N, 3, size, size) in 0..1.
 
@@ -69,7 +85,7 @@ def make_views(
                 '"masks", or the view "blur", which takes the box for the mask'
             )
         with torch.autocast(device.type, enabled=False):  # in a training step of 16 bits too
-            _draw(out[:, start : start + sum(some)], alike, corners, regions, views, margin, resize)
+            _draw(out[:, start : start + sum(some)], alike, corners, regions, views, margin, resize, tint)
         start += sum(some)
     return out
 
@@ -82,6 +98,7 @@ def _draw(
     views: Sequence[View],
     margin: float,
     resize: Resize,
+    tint: Tint,
 ) -> None:
     """Draw the views (V, N, 3, size, size) of the boxes of images of one size."""
     size, device = out.shape[-1], out.device
@@ -94,7 +111,9 @@ def _draw(
     whole = torch.tensor([[0.0, 0.0, *images[0].shape[1::-1]]]).expand(len(images), 4)
     if set(views) - {"crop"}:
         sharp, frames = _squared(columns, whole, every, size, resize)
-        blurred, frame = _blurred(sharp), frames[:1]
+        frame = frames[:1]
+    if {"blur", "mask-blur"} & set(views):
+        blurred = _blurred(sharp)
     # 2. The boxes, step by step.
     for start in range(0, len(corners), STEP[device.type]):
         step = slice(start, start + STEP[device.type])
@@ -106,7 +125,13 @@ def _draw(
                 continue
             if name == "red-ellipse":
                 ellipses = inside(widened(some, ELLIPSE_GROWS / 2), frame, size)
-                torch.lerp(sharp[own], _red(device), _ellipses(to_device(ellipses, device), size), out=place)
+                torch.lerp(
+                    sharp[own], _flat((255, 0, 0), device), _ellipses(to_device(ellipses, device), size), out=place
+                )
+                continue
+            if name == "tint":
+                covered = _tinted(to_device(inside(some, frame, size), device), size, tint)
+                torch.lerp(sharp[own], _flat(tint.colour, device), covered, out=place)
                 continue
             # (N, 1, size, size): the part of each pixel that stays sharp.
             if name == "blur":
@@ -181,6 +206,14 @@ def _ellipses(boxes: Tensor, size: int) -> Tensor:
     return covered
 
 
+def _tinted(boxes: Tensor, size: int, tint: Tint) -> Tensor:
+    """Compute how much of each pixel is the tint's colour, boxes (N, 4) on a square -> (N, 1, size, size)."""
+    within = torch.cat(
+        [boxes[:, :2] + tint.line, boxes[:, 2:] - tint.line], dim=1
+    )  # nothing, of a box that is all line
+    return coverage_of(boxes, size) - (1 - tint.alpha) * coverage_of(within, size)
+
+
 def resample(columns: Tensor, boxes: Tensor, owner: Tensor, size: int, out: Tensor | None = None) -> Tensor:
     """Resample boxes (N, 4) xyxy pixels -> (N, C, size, size) on the device, antialiased bicubic, in 0..1.
 
@@ -250,5 +283,5 @@ def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _red(device: torch.device) -> Tensor:
-    return torch.tensor([1.0, 0, 0], device=device).view(3, 1, 1)
+def _flat(colour: tuple[int, int, int], device: torch.device) -> Tensor:
+    return torch.tensor(colour, device=device).view(3, 1, 1) / 255

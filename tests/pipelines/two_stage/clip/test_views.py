@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.errors import SettingsError
-from pipelines.two_stage.clip.views import LINE, as_columns, make_views, resample
+from pipelines.two_stage.clip.views import LINE, Tint, as_columns, make_views, resample
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def test_a_margin_shows_the_surroundings():
     assert tight > 0.95 and wide == pytest.approx(0.25, abs=0.03)
 
 
-ALL = ("crop", "blur", "mask-blur", "red-ellipse")
+ALL = ("crop", "blur", "mask-blur", "red-ellipse", "tint")
 
 
 def masks_of(boxes, width=310, height=205):
@@ -91,7 +91,7 @@ def test_every_view_of_boxes_together_is_that_of_boxes_alone(resize):
     alone = [
         views_of(photo(), boxes[i : i + 1], ALL, 48, 0.0, CPU, resize, masks[i : i + 1]) for i in range(len(boxes))
     ]
-    assert together.shape == (4, 3, 3, 48, 48) and together.min() >= 0 and together.max() <= 1
+    assert together.shape == (5, 3, 3, 48, 48) and together.min() >= 0 and together.max() <= 1
     assert torch.allclose(together, torch.cat(alone, dim=1), atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_a_batch_of_several_sizes_has_the_views_of_each_image():
     masks = [masks_of(own, image.shape[1], image.shape[0]) for own, image in zip(boxes, images, strict=True)]
     together = make_views(images, boxes, ALL, 24, 0.1, CPU, "pad", masks)
     each = [views_of(*one, ALL, 24, 0.1, CPU, "pad", mask) for *one, mask in zip(images, boxes, masks, strict=True)]
-    assert together.shape == (4, 7, 3, 24, 24)
+    assert together.shape == (5, 7, 3, 24, 24)
     assert torch.allclose(together, torch.cat(each, dim=1), atol=1e-6)
 
 
@@ -175,3 +175,27 @@ def test_padding_keeps_the_shape_of_things():
     whole = np.array([[0, 0, 300, 60.0]])
     assert views_of(image, whole, ["crop"], 32, 0.0, CPU, "center").max() < 0.05
     assert views_of(image, whole, ["crop"], 32, 0.0, CPU, "squash").mean() > 0.6
+
+
+@pytest.mark.parametrize("tint", [Tint(), Tint((200, 10, 90), 0.25, 3.0), Tint(alpha=1.0), Tint(line=0.0)])
+@pytest.mark.parametrize("box", [(16, 8, 40, 52), (0, 0, 64, 64), (30, 30, 33, 40)])
+def test_a_tint_is_pillows_composite(tint, box):
+    """Boxes at whole pixels of the square: a fill, and a line inside its edge."""
+    image = photo(64, 64)  # of the square's size: nothing is resampled
+    (ours,) = make_views([image], [np.array([box], float)], ["tint"], 64, 0.0, CPU, tint=tint)[0]
+    picture = Image.fromarray(image).convert("RGBA")
+    layer = Image.new("RGBA", picture.size)
+    corners = (box[0], box[1], box[2] - 1, box[3] - 1)  # Pillow's last pixel is drawn too
+    draw, width = ImageDraw.Draw(layer), int(tint.line)
+    draw.rectangle(corners, (*tint.colour, round(tint.alpha * 255)), (*tint.colour, 255) if width else None, width)
+    theirs = np.asarray(Image.alpha_composite(picture, layer).convert("RGB"), float)
+    assert np.abs(ours.permute(1, 2, 0).numpy() * 255 - theirs).max() <= 1  # their alpha has 8 bits
+
+
+def test_an_image_is_resized_once_for_all_its_tints(monkeypatch):
+    from pipelines.two_stage.clip import views
+
+    sizes = []
+    monkeypatch.setattr(views, "resample", lambda *words: sizes.append(len(words[1])) or resample(*words))
+    make_views([photo()], [np.array([[5.0, 5, 60, 60]] * 40)], ["tint"], 32, 0.0, CPU)
+    assert sizes == [1]
