@@ -19,7 +19,7 @@ from pydantic import Field
 from bench.errors import SettingsError
 from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.hashing import find_file, spelled_out
-from bench.settings import Table, parse_table, takes
+from bench.settings import Table, parse_table, shipped_options, takes
 from pipelines.card import CardOptions, make_parts_card, parse_options
 from pipelines.sets import scored_set
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
@@ -103,16 +103,20 @@ def options_of(context: PipelineContext) -> TwoStageOptions:
 
 
 def as_trained(options: TwoStageOptions, context: PipelineContext) -> TwoStageOptions:
-    """Take from the CLIP's file what of the ranker belongs to its weights, where no option says otherwise.
+    """Take from the CLIP's file what of the ranker belongs to its weights, unless the user's options say otherwise.
 
-    Raises SettingsError for a file that says what no ranker takes, WeightsError for a broken one.
+    What the project's own bench.toml says belongs to the weights that it names. Raises SettingsError for a file that
+    says what no ranker takes, WeightsError for a broken one.
     """
     path = find_file(options.clip.pretrained, context)
     trained = read_metadata(path).get("ranker") if path else None
     if not isinstance(trained, dict):
         return options
-    own = options.ranker.model_dump(exclude_unset=True)
-    table = {key: trained[key] for key in TRAINED_RANKER if key in trained} | own
+    shipped = RankerOptions(**shipped_options(context.name, context.dataset).get("ranker", {})).model_dump()
+    given = options.ranker.model_dump(exclude_unset=True)
+    follows = {key: trained[key] for key in TRAINED_RANKER if key in trained}
+    own = {key: value for key, value in given.items() if key not in follows or value != shipped[key]}
+    table = {**follows, **own}
     return options.model_copy(update={"ranker": parse_table(RankerOptions, table, f"{path}: ranker")})
 
 

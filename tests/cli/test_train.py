@@ -15,6 +15,7 @@ def train(bench, few):
     def run(*words, pipeline="yolo-clip"):
         code, out, err = bench("train", "-p", pipeline, "-s", "shapes-train", "--config", few, *words, "--json")
         assert code == 0, err
+        run.printed = err
         return json.loads(out.splitlines()[-1])["weights"]
 
     return run
@@ -42,6 +43,9 @@ def test_the_clip(tmp_path, train):
     assert record["recipe"]["batch"] == 4 and record["trained_on"]["images"] == 12
     assert record["recipe"]["start_from"] == "pipelines/weights/tiny-clip.safetensors"
     assert record["started_from"]["pipeline"] == "yolo-clip"
+    # The end compares with the start, on runs that are kept.
+    assert "tuned - as it stands" in train.printed and "expressions about 2 images" in train.printed
+    assert len(list((tmp_path / "w" / "compared" / "runs" / "yolo-clip" / "shapes-val").iterdir())) == 2
     assert "accuracy" in record["score"] and read_safetensors(path)[1]["recipe"] == record["recipe"]
 
 

@@ -39,13 +39,14 @@ def first_batch(task, count=3):
 
 @pytest.mark.slow
 def test_the_file_brings_its_views_and_its_card(make, context):
-    made = train(make(ranker=TINT))
+    made = train(make(ranker={**TINT, "prompt": "a {}"}))
     opened = context(
         "yolo-clip", options=merged(context("yolo-clip").options, {"clip": {"pretrained": str(made.path)}})
     )
     options = as_trained(options_of(opened), opened)
     assert options.ranker.views == ("tint",) and options.ranker.tint.colour == (200, 0, 90)
-    assert options.ranker.temperature == 8.0  # of the pipeline's own table
+    # Of the project's own table for shapes: the prompt is that of its weights, the temperature no weights' own.
+    assert options.ranker.prompt == "a {}" and options.ranker.temperature == 8.0
     # An option that is given wins.
     other = replace(opened, options=merged(opened.options, {"ranker": {"views": ["crop"]}}))
     assert as_trained(options_of(other), other).ranker.views == ("crop",)
