@@ -62,21 +62,20 @@ class Preprocessing:
 
 
 class ClipEncoder:
-    """Encode region views and texts to unit vectors, float32 on the device."""
+    """Encode region views and texts to unit vectors, float32 on the device; `model` is one in training."""
 
     def __init__(self, options: ClipOptions, context: PipelineContext, model: Any = None) -> None:
-        """Open the weights that `options` name; `model` is one in training, float32 on the device, in their place."""
         self.options = options
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
         # A CPU is fastest with what stays in its cache: 32 views beat 256 by about 15 %.
         bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
         self.engine = Engine(context, self._encode_texts, bucket, bucket)
-        self.sha256: Mapping[str, str] = {}
-        self.accelerated = frozenset[str]()
+        self.sha256, self.accelerated = dict[str, str](), frozenset[str]()
         if model is None:
             # In float32 at first: weights that were scaled in 16 bits would be rounded twice.
-            model, self.sha256 = open_model(options, replace(context, dtype="float32"))
+            model, sha256 = open_model(options, replace(context, dtype="float32"))
+            self.sha256 |= sha256
             if context.dtype != "float32":
                 model = in_16_bits(model, options.model, context.dtype)
             # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.

@@ -58,11 +58,11 @@ def region_sample(
     proposals, labels = proposed
     image = images.load(scene)
     height, width = image.shape[:2]
-    asked = [expression for expression in scene.expressions if expression.targets]
-    truths = [np.array(expression.targets) for expression in asked]
-    referred = list(dict.fromkeys(target for expression in asked for target in expression.targets))
+    expressions = [expression for expression in scene.expressions if expression.targets]
+    truths = [np.array(expression.targets) for expression in expressions]
+    referred = list(dict.fromkeys(target for expression in expressions for target in expression.targets))
     known = [] if source == "proposer" else scene_objects(scene)
-    boxes = chosen_boxes(referred, {e.category or "" for e in asked}, known, proposals, labels, source, count)
+    boxes = chosen_boxes(referred, {e.category or "" for e in expressions}, known, proposals, labels, source, count)
     boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
     described = {one.box: one.description for one in scene.objects if one.description}
     objects = {box: number for number, box in enumerate(referred)}
@@ -70,9 +70,9 @@ def region_sample(
         image,
         boxes,
         np.array([iou_pairwise(targets, boxes).max(axis=0) for targets in truths]).reshape(-1, len(boxes)),
-        tuple(expression.text for expression in asked),
-        tuple(objects[expression.targets[0]] for expression in asked),
-        tuple(expression.category or "" for expression in asked),
+        tuple(expression.text for expression in expressions),
+        tuple(objects[expression.targets[0]] for expression in expressions),
+        tuple(expression.category or "" for expression in expressions),
         tuple((n, described[box]) for n, box in enumerate(map(tuple, boxes.tolist())) if box in described),
     )
 

@@ -39,8 +39,8 @@ def _among(logits: Tensor, mask: Tensor) -> Tensor:
     """Compute logsumexp over the last axis where `mask`; rows without any give 0 and no gradient."""
     mask = mask.expand_as(logits)
     some = mask.any(dim=-1)
-    held = torch.where(mask | ~some[..., None], logits, -torch.inf)
-    return torch.where(some, held.logsumexp(dim=-1), 0.0)
+    kept = torch.where(mask | ~some[..., None], logits, -torch.inf)
+    return torch.where(some, kept.logsumexp(dim=-1), 0.0)
 
 
 def contrast(logits: Tensor, positive: Tensor, left_out: Tensor | None = None) -> Tensor:

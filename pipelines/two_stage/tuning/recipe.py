@@ -1,4 +1,4 @@
-"""What a training of CLIP is told: [train.NAME.clip] of bench.toml, and what is taken where it says nothing."""
+"""The recipe of a training of CLIP: [train.NAME.clip] of bench.toml, and its defaults by the size of the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClipTraining(TrainConfig):
     loss: Loss = Field(
         "choose+batch",
         description="choose: among the candidates of the image; choose+batch: and among the texts and regions of the "
-        "batch; infonce: among those alone; siglip: each candidate by itself",
+        "batch; infonce: among those of other images alone; siglip: each candidate by itself",
     )
     candidates: int = Field(8, ge=2, description="boxes of an image, the whole image among them; never fewer than are "
                             "referred to")  # fmt: skip

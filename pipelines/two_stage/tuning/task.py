@@ -156,8 +156,11 @@ class ClipTask(TrainTask):
         number = {place: at for at, place in enumerate(objects)}
         own = torch.tensor([number[place] for place in places], device=texts.device)
         positive = own[:, None] == torch.arange(len(objects), device=texts.device)
-        if self.config.loss == "infonce":
-            return contrast(logits, positive)
+        if self.config.loss == "infonce":  # as in a batch of images at random, which has no two objects of one
+            image = torch.tensor([n for n, _ in owner])
+            return contrast(
+                logits, positive, (image[:, None] == torch.tensor([n for n, _ in objects])).to(positive.device)
+            )
         words = [scenes[n].texts[q] for n, q in owner]
         unknown = false_negatives(words, [scenes[n].categories[q] for n, q in owner], [n for n, _ in owner])
         # A pair of text and object is left out where any text about the object makes it doubtful.

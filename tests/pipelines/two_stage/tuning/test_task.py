@@ -147,6 +147,10 @@ def test_in_batch_negatives_are_what_is_referred_to(make):
     sample = make(loss="infonce", candidates=8).dataset(augment=False).sample(0, 0)
     referred = {e.box for e in make().job.scenes[0].expressions}
     assert set(map(tuple, sample.boxes[:-1].tolist())) == referred
+    # Of one image alone there are none.
+    task = make(loss="infonce")
+    one, three = (task.losses(first_batch(task, count), torch.Generator())["batch"].item() for count in (1, 3))
+    assert one == 0 < three
 
 
 def test_a_scale_that_grows_is_clamped(make, tmp_path):
