@@ -103,21 +103,28 @@ def options_of(context: PipelineContext) -> TwoStageOptions:
 
 
 def as_trained(options: TwoStageOptions, context: PipelineContext) -> TwoStageOptions:
-    """Take from the CLIP's file what of the ranker belongs to its weights, unless the user's options say otherwise.
+    """Take the model and the ranker's options of the CLIP's file, unless the user's options say otherwise.
 
     What the project's own bench.toml says belongs to the weights that it names. Raises SettingsError for a file that
     says what no ranker takes, WeightsError for a broken one.
     """
     path = find_file(options.clip.pretrained, context)
-    trained = read_metadata(path).get("ranker") if path else None
-    if not isinstance(trained, dict):
+    metadata = read_metadata(path) if path else {}
+    trained, recipe = metadata.get("ranker"), metadata.get("recipe")
+    if not isinstance(trained, dict) or not isinstance(recipe, dict):
         return options
-    shipped = RankerOptions(**shipped_options(context.name, context.dataset).get("ranker", {})).model_dump()
+    shipped = shipped_options(context.name, context.dataset)
+    usual = RankerOptions(**shipped.get("ranker", {})).model_dump()
     given = options.ranker.model_dump(exclude_unset=True)
     follows = {key: trained[key] for key in TRAINED_RANKER if key in trained}
-    own = {key: value for key, value in given.items() if key not in follows or value != shipped[key]}
-    table = {**follows, **own}
-    return options.model_copy(update={"ranker": parse_table(RankerOptions, table, f"{path}: ranker")})
+    own = {key: value for key, value in given.items() if key not in follows or value != usual[key]}
+    ranker = parse_table(RankerOptions, {**follows, **own}, f"{path}: ranker")
+    clip = options.clip
+    if clip.model == ClipOptions(**shipped.get("clip", {})).model:
+        clip = parse_table(
+            ClipOptions, {**clip.model_dump(), "model": recipe.get("model", clip.model)}, f"{path}: recipe"
+        )
+    return options.model_copy(update={"ranker": ranker, "clip": clip})
 
 
 @takes(TwoStageOptions)

@@ -22,14 +22,15 @@ from bench.errors import UnknownName, WeightsError, first_line
 from bench.fetching import network, sources
 from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
+from bench.inputs import is_number
 from bench.settings import Table
 from pipelines import hub, weights
 from pipelines.engine import Engine, Rows
+from pipelines.two_stage.clip.quick_gelu import fold_quick_gelu
 
 with imports.lean():
     import open_clip as open_clip  # for whoever wants it: imported otherwise it takes twice as long
     from open_clip.tokenizer import SimpleTokenizer
-    from open_clip.transformer import QuickGELU
 
 open_clip.add_model_config(Path(__file__).parent / "models")
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # open_clip's names
@@ -209,23 +210,6 @@ def token_ids(tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.array(columns, np.int64).reshape(-1, len(rows)).T.copy())
 
 
-def fold_quick_gelu(model: nn.Module) -> int:
-    """Make QuickGELU one operation, in place; return how many there were. For inference, on a network nobody saves.
-
-    x * sigmoid(1.702 x) is SiLU(1.702 x) / 1.702: the layer before is scaled by 1.702, the one behind by 1 / 1.702.
-    Rounding moves float32 boxes by up to 0.002 pixels, so only networks for 16 bits are folded, before the cast.
-    """
-    count = 0
-    for block in model.modules():
-        mlp: Any = getattr(block, "mlp", None)
-        if isinstance(getattr(mlp, "gelu", None), QuickGELU):
-            for parameter, factor in ((mlp.c_fc.weight, 1.702), (mlp.c_fc.bias, 1.702), (mlp.c_proj.weight, 1 / 1.702)):
-                parameter.data = parameter.data * factor
-            mlp.gelu = nn.SiLU()
-            count += 1
-    return count
-
-
 def in_16_bits(model: Any, name: str, dtype: str) -> Any:
     """Rebuild a float32 model, called `name`, in bfloat16 or float16 with QuickGELU folded; `model` is changed too."""
     folded = fold_quick_gelu(model)
@@ -245,8 +229,10 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     published = not weights.looks_like_path(options.pretrained)
     path = weights.find_local(options.pretrained, context, how, published)
     if path is not None:
-        model = empty_model(options.model, precision)
-        weights.load_strictly(model, _read(path), str(path))
+        state, made = _read(path)
+        model = empty_model(options.model, precision, force_quick_gelu=bool(made.get("quick_gelu")))
+        weights.load_strictly(model, state, str(path))
+        model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, **_statistics(made, path)}
         return model, {path.name: sha256_file(path)}
     tags = open_clip.list_pretrained_tags_by_model(options.model)
     if options.pretrained not in tags:
@@ -272,11 +258,30 @@ def _from_others(record: logging.LogRecord) -> bool:
     return record.levelno > logging.WARNING or "open_clip" not in record.pathname
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read weights, and what a file that was tuned here says of the model that it was tuned from."""
     if path.suffix == ".safetensors":
-        return weights.read_safetensors(path)[0]
+        state, metadata = weights.read_safetensors(path)
+        made = metadata.get("open_clip")
+        return state, made if isinstance(made, dict) else {}
     state = weights.read_state_dict(path)
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}, {}
+
+
+def _statistics(made: Mapping[str, Any], path: Path) -> dict[str, list[float]]:
+    """Return the mean and the deviation of pixels that a file names, if any. Raises WeightsError."""
+    named = made.get("preprocess", {})
+    if (
+        not isinstance(named, dict)
+        or not named.keys() <= {"mean", "std"}
+        or not all(
+            isinstance(three, list) and len(three) == 3 and all(map(is_number, three)) for three in named.values()
+        )
+    ):
+        raise WeightsError(
+            f'{path}: its metadata has {named!r:.80} for "preprocess"; expected mean and std, 3 numbers each'
+        )
+    return named
 
 
 def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:

@@ -203,6 +203,7 @@ class ClipTask(TrainTask):
         config, job = self.config, self.job
         return {
             "recipe": config.model_dump(mode="json"),
+            "open_clip": self.towers.made,
             "ranker": self.validation.ranker_table,
             "trained_on": {"split": job.split_name, "fingerprint": job.fingerprint, "labels": list(job.labels)},
             "started_from": config.start_from,

@@ -23,11 +23,13 @@ from pipelines.two_stage.clip.encoder import (
     Preprocessing,
     encode_causally,
     is_causal,
+    open_clip,
     open_model,
     open_tokenizer,
     token_ids,
 )
 from pipelines.two_stage.clip.pooling import PoolingOptions, RegionPooling
+from pipelines.two_stage.clip.quick_gelu import has_quick_gelu
 from pipelines.two_stage.clip.ranking import RankerOptions
 from pipelines.two_stage.clip.views import make_views
 from pipelines.two_stage.tuning.lora import merged_state
@@ -137,6 +139,13 @@ class Towers:
         with torch.no_grad():
             before, first = self.encode_images(views, self.first[0]), self.encode_texts(ids, self.first[0])
         return (1 - F.cosine_similarity(texts, first)).mean() + (1 - F.cosine_similarity(now, before)).mean()
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """Return what open_clip's table of the model does not say of these weights: a tag may have it otherwise."""
+        looks = open_clip.get_model_preprocess_cfg(self.model)
+        preprocess = {key: [float(value) for value in looks[key]] for key in ("mean", "std")}
+        return {"quick_gelu": has_quick_gelu(self.model), "preprocess": preprocess}
 
     def save(self, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write the weights in float16, adapters merged."""

@@ -21,8 +21,8 @@ from bench.evaluation.validation import on_split
 from bench.grounding import Boxes, ImageSource, Scene
 from bench.training.task import TrainingJob
 from pipelines import weights
-from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.two_stage.clip.ranking import Ranker, RankerOptions
+from pipelines.two_stage.clip.encoder import ClipEncoder
+from pipelines.two_stage.clip.ranking import Ranker
 from pipelines.two_stage.pipeline import TRAINED_RANKER, TwoStage, options_of
 from pipelines.two_stage.proposers.proposals import open_proposer
 from pipelines.two_stage.tuning.candidates import KeptProposals, proposed
@@ -58,10 +58,8 @@ class Validation:
         """Name the pipelines that are compared at the end: label -> what differs from bench.toml."""
         clip = {"model": self.config.model, "pretrained": self.config.start_from}
         ranker = self.options.ranker.model_dump(mode="json", exclude_unset=True)
-        own, rows = self.job.context.options, dict[str, Any]({"as it stands": {}})
-        if RankerOptions(**own.get("ranker", {})) != self.options.ranker or ClipOptions(
-            **{**own["clip"], **clip}
-        ) != ClipOptions(**own["clip"]):
+        own, rows = options_of(self.job.context), dict[str, Any]({"as it stands": {}})
+        if own.ranker != self.options.ranker or own.clip != own.clip.model_copy(update=clip):
             rows["zero-shot"] = {"clip": clip, "ranker": ranker}
         return {"split": self.job.validation_command, "pipelines": rows}
 

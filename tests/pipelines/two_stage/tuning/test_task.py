@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import DataError, SettingsError
+from bench.errors import DataError, SettingsError, WeightsError
 from bench.grounding import Expression, Scene, SceneObject
 from bench.settings import merged
 from bench.training.trainer import train
 from pipelines import weights
+from pipelines.two_stage.clip import encoder
 from pipelines.two_stage.clip.encoder import empty_model, open_clip
+from pipelines.two_stage.clip.quick_gelu import has_quick_gelu
 from pipelines.two_stage.pipeline import as_trained, options_of, tasks, two_stage
 from pipelines.two_stage.tuning.validation import evenly, mixed
 
@@ -47,9 +49,15 @@ def test_the_file_brings_its_views_and_its_card(make, context):
     assert options.ranker.views == ("tint",) and options.ranker.tint.colour == (200, 0, 90)
     # Of the project's own table for shapes: the prompt is that of its weights, the temperature no weights' own.
     assert options.ranker.prompt == "a {}" and options.ranker.temperature == 8.0
+    own = replace(opened, options=merged(opened.options, {"clip": {"model": "ViT-B-32"}}))
+    assert as_trained(options_of(own), own).clip.model == "ViT-B-32"
     # An option that is given wins.
     other = replace(opened, options=merged(opened.options, {"ranker": {"views": ["crop"]}}))
     assert as_trained(options_of(other), other).ranker.views == ("crop",)
+    # The model as well: on photographs the table names another one.
+    photographs = context("yolo-clip", "refcoco")
+    photographs = replace(photographs, options=merged(photographs.options, {"clip": {"pretrained": str(made.path)}}))
+    assert as_trained(options_of(photographs), photographs).clip.model == "tiny-clip"
     # The card by the file alone: annotations of this data set were seen, its test images not.
     card = two_stage(opened).card
     assert card.supervision == "full" and card.trained_on == "shapes-train"
@@ -192,7 +200,6 @@ def test_validation_images_are_spread():
     assert [s.id for s in evenly(scenes, 5)] == ["1", "5", "9", "13", "17"] and len(evenly(scenes, 99)) == 10
 
 
-# --- the reason for the view: places in an image ---------------------------------------------------------------------
 SMALL = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
@@ -200,6 +207,55 @@ SMALL = {
 }
 
 
+def small(folder):
+    """Tell open_clip of a CLIP that trains in seconds."""
+    (folder / "models").mkdir()
+    (folder / "models" / "small-test-clip.json").write_text(json.dumps(SMALL))
+    open_clip.add_model_config(folder / "models")
+
+
+LOOKS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+
+
+@pytest.mark.slow
+def test_a_published_tag_is_tuned_and_opened_as_it_was_published(job, context, tmp_path, monkeypatch):
+    """A tag's card may have another activation and other statistics than the model's table: the file keeps both."""
+    small(tmp_path)
+    card = {"small-test-clip": {"made": {"hf_hub": "owner/small", "quick_gelu": True, **LOOKS}}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small-test-clip", card["small-test-clip"])
+    torch.manual_seed(0)
+    published = empty_model("small-test-clip", force_quick_gelu=True)
+    weights.write_safetensors(tmp_path / "open_clip_model.safetensors", published.state_dict(), {})
+    given, file = [], tmp_path / "open_clip_model.safetensors"
+    monkeypatch.setattr(encoder.hub, "find_weights", lambda source, *_: given.append(source.hub) or file)
+    recipe = {**SHORT, "model": "small-test-clip", "start_from": "made", "train": "last", "epochs": 1}
+    task = tasks(job("ssd-clip", clip=recipe))["clip"]()
+    assert has_quick_gelu(task.model) and task.towers.preprocessing._mean.flatten().tolist() == pytest.approx(
+        [0.5, 0.4, 0.3]
+    )
+    made = train(task)
+    assert set(given) == {"owner/small"} and made.notes["compare"]["pipelines"].keys() == {"as it stands", "zero-shot"}
+    opened = encoder.ClipEncoder(encoder.ClipOptions(model="small-test-clip", pretrained=str(made.path)), context())
+    assert has_quick_gelu(opened.model) and opened.preprocessing._std.flatten().tolist() == pytest.approx(
+        [0.2, 0.3, 0.4]
+    )
+    # So it gives the vectors of the weights in training, to half precision.
+    best = weights.read_safetensors(made.path.parent / "clip.run" / "best.safetensors")[0]
+    task.model.load_state_dict(best)
+    view = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(opened.encode_images(view), task.towers.encode_images(view), rtol=0, atol=1e-4)
+
+
+def test_statistics_that_are_none_are_refused(context, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    odd = {"open_clip": {"preprocess": {"mean": "grey"}}}
+    weights.write_safetensors(path, empty_model("tiny-clip").state_dict(), odd)
+    with pytest.raises(WeightsError, match=r"odd\.safetensors: its metadata has .*grey.*3 numbers each"):
+        encoder.open_model(encoder.ClipOptions(model="tiny-clip", pretrained=str(path)), context())
+
+
+# --- the reason for the view: places in an image ---------------------------------------------------------------------
 class Twins:
     """Images of two equal squares and a disc, somewhere."""
 
@@ -232,8 +288,7 @@ def twins(number):
 @pytest.mark.slow
 def test_places_are_learnt_by_heart_with_a_tint_and_never_by_crops(job, tmp_path):
     """32 scenes: what the left one of two equal squares is, no crop of it tells."""
-    (tmp_path / "small-test-clip.json").write_text(json.dumps(SMALL))
-    open_clip.add_model_config(tmp_path)
+    small(tmp_path)
     torch.manual_seed(0)
     start = tmp_path / "start.safetensors"
     weights.write_safetensors(start, empty_model("small-test-clip").state_dict(), {})
