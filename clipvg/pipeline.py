@@ -28,8 +28,8 @@ from pipelines.canvas import Canvas, covered, kept_patches, normalised, stacked
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.on_canvas import CanvasPipeline
+from pipelines.two_stage.clip.as_published import fold_quick_gelu
 from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, open_clip, token_ids
-from pipelines.two_stage.clip.quick_gelu import fold_quick_gelu
 
 
 class ClipVGOptions(Table):

@@ -14,7 +14,7 @@ from clipvg.network import ClipVG, ClipVGConfig
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline, export_official
 from clipvg.pipeline import clipvg as clipvg_pipeline
 from pipelines import on_canvas
-from pipelines.two_stage.clip.quick_gelu import fold_quick_gelu
+from pipelines.two_stage.clip.as_published import fold_quick_gelu
 
 WORDS = ("red", "blue", "man", "woman", "dog", "left", "right", "of", "the", "behind")
 

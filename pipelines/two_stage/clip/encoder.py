@@ -22,11 +22,10 @@ from bench.errors import UnknownName, WeightsError, first_line
 from bench.fetching import network, sources
 from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
-from bench.inputs import is_number
 from bench.settings import Table
 from pipelines import hub, weights
 from pipelines.engine import Engine, Rows
-from pipelines.two_stage.clip.quick_gelu import fold_quick_gelu
+from pipelines.two_stage.clip.as_published import fold_quick_gelu, statistics
 
 with imports.lean():
     import open_clip as open_clip  # for whoever wants it: imported otherwise it takes twice as long
@@ -232,7 +231,7 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
         state, made = _read(path)
         model = empty_model(options.model, precision, force_quick_gelu=bool(made.get("quick_gelu")))
         weights.load_strictly(model, state, str(path))
-        model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, **_statistics(made, path)}
+        model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, **statistics(made, path)}
         return model, {path.name: sha256_file(path)}
     tags = open_clip.list_pretrained_tags_by_model(options.model)
     if options.pretrained not in tags:
@@ -266,22 +265,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         return state, made if isinstance(made, dict) else {}
     state = weights.read_state_dict(path)
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}, {}
-
-
-def _statistics(made: Mapping[str, Any], path: Path) -> dict[str, list[float]]:
-    """Return the mean and the deviation of pixels that a file names, if any. Raises WeightsError."""
-    named = made.get("preprocess", {})
-    if (
-        not isinstance(named, dict)
-        or not named.keys() <= {"mean", "std"}
-        or not all(
-            isinstance(three, list) and len(three) == 3 and all(map(is_number, three)) for three in named.values()
-        )
-    ):
-        raise WeightsError(
-            f'{path}: its metadata has {named!r:.80} for "preprocess"; expected mean and std, 3 numbers each'
-        )
-    return named
 
 
 def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:

@@ -18,6 +18,7 @@ from bench.grounding import Boxes, ImageArray, PipelineContext
 from bench.training.feature_cache import TextFeatureCache
 from bench.training.task import ParameterGroup
 from pipelines import weights
+from pipelines.two_stage.clip.as_published import has_quick_gelu
 from pipelines.two_stage.clip.encoder import (
     ClipOptions,
     Preprocessing,
@@ -29,7 +30,6 @@ from pipelines.two_stage.clip.encoder import (
     token_ids,
 )
 from pipelines.two_stage.clip.pooling import PoolingOptions, RegionPooling
-from pipelines.two_stage.clip.quick_gelu import has_quick_gelu
 from pipelines.two_stage.clip.ranking import RankerOptions
 from pipelines.two_stage.clip.views import make_views
 from pipelines.two_stage.tuning.lora import merged_state

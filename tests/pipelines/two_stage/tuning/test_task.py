@@ -13,8 +13,8 @@ from bench.settings import merged
 from bench.training.trainer import train
 from pipelines import weights
 from pipelines.two_stage.clip import encoder
+from pipelines.two_stage.clip.as_published import has_quick_gelu
 from pipelines.two_stage.clip.encoder import empty_model, open_clip
-from pipelines.two_stage.clip.quick_gelu import has_quick_gelu
 from pipelines.two_stage.pipeline import as_trained, options_of, tasks, two_stage
 from pipelines.two_stage.tuning.validation import evenly, mixed
 

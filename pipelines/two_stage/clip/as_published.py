@@ -1,12 +1,16 @@
-"""QuickGELU, the activation of OpenAI's CLIPs: which models have it, and how it becomes one operation."""
+"""What published weights have otherwise than open_clip's table of their model: QuickGELU, and statistics of pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from bench import imports
+from bench.errors import WeightsError
+from bench.inputs import is_number
 
 with imports.lean():
     from open_clip.transformer import QuickGELU
@@ -32,3 +36,19 @@ def fold_quick_gelu(model: nn.Module) -> int:
             mlp.gelu = nn.SiLU()
             count += 1
     return count
+
+
+def statistics(made: Mapping[str, Any], path: Path) -> dict[str, list[float]]:
+    """Return the mean and the deviation of pixels that a file names, if any. Raises WeightsError."""
+    named = made.get("preprocess", {})
+    if (
+        not isinstance(named, dict)
+        or not named.keys() <= {"mean", "std"}
+        or not all(
+            isinstance(three, list) and len(three) == 3 and all(map(is_number, three)) for three in named.values()
+        )
+    ):
+        raise WeightsError(
+            f'{path}: its metadata has {named!r:.80} for "preprocess"; expected mean and std, 3 numbers each'
+        )
+    return named
