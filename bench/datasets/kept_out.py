@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.datasets.catalog import CATALOGUE
 from bench.datasets.fingerprint import COCO_NAME, image_key
 from bench.datasets.prepared import index_path, read_index
+from bench.errors import DataError
 from bench.grounding import Scene
 
 
@@ -29,6 +30,20 @@ class KeptOut:
         """Return plain values for a record."""
         counts = {"images": self.images, "expressions": self.expressions}
         return {**counts, "parts": self.parts, "unknown": list(self.unknown)}
+
+    def refuse_unknown(self, option: str) -> None:
+        """Raise DataError where a list is not at hand: images of its part could be among those of the training.
+
+        `option` is the assignment that trains without it.
+        """
+        if not self.unknown:
+            return
+        dataset = self.unknown[0].rpartition("-")[0]
+        raise DataError(
+            f"no list of {', '.join(self.unknown)}, whose images must stay out of this training: `bench data prepare "
+            f"{dataset} --annotations PATH` makes it (no images are needed). --set {option} trains without it, and the "
+            "record says so"
+        )
 
 
 def without_kept_out(scenes: Sequence[Scene], dataset: str, home: Path) -> tuple[list[Scene], KeptOut]:

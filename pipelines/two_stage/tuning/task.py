@@ -224,13 +224,8 @@ class ClipTask(TrainTask):
     def _refuse_unknown(self) -> None:
         """Raise DataError where nothing is left, or images could be those of a part whose list is not at hand."""
         gone, name = self.kept_out, self.job.context.name
-        if gone.unknown and self.config.kept_out == "all":
-            data = sorted({part.rpartition("-")[0] for part in gone.unknown})
-            raise DataError(
-                f"{name}: no list of {', '.join(gone.unknown)}, whose images must stay out of this training: `bench "
-                f"data prepare {data[0]} --annotations PATH` makes it (no images are needed). --set "
-                "clip.kept_out=known trains without it, and the record says so"
-            )
+        if self.config.kept_out == "all":
+            gone.refuse_unknown("clip.kept_out=known")
         if gone.images:
             log.info("%s: %s images of val and test parts are left out (%s expressions)", name, f"{gone.images:,}",
                      f"{gone.expressions:,}")  # fmt: skip
