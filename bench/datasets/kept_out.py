@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.datasets.catalog import CATALOGUE
+from bench.datasets.catalog import CATALOGUE, Catalogued
 from bench.datasets.fingerprint import COCO_NAME, image_key
 from bench.datasets.prepared import index_path, read_index
 from bench.errors import DataError
@@ -54,27 +54,27 @@ def without_kept_out(scenes: Sequence[Scene], dataset: str, home: Path) -> tuple
     """
     keys = [image_key(scene.file) for scene in scenes]
     counts, unknown, gone = dict[str, int](), list[str](), set[str]()
-    for name, part in kept_out_parts(dataset, scenes):
-        path = index_path(home, name, part)
-        if not path.is_file():
-            unknown.append(f"{name}-{part}")
-            continue
-        theirs = {image_key(scene.file) for scene in read_index(path)[1]}
-        counts[f"{name}-{part}"] = len(theirs.intersection(keys))
-        gone |= theirs
+    for one, part in kept_out_parts(dataset, scenes):
+        path = index_path(home, one.name, part)
+        if path.is_file():
+            theirs = {image_key(scene.file) for scene in read_index(path)[1]}
+            counts[f"{one.name}-{part}"] = len(theirs.intersection(keys))
+            gone |= theirs
+        elif one.stem:  # gRefCOCO parts its images as RefCOCO does, so its own lists may be missing
+            unknown.append(f"{one.name}-{part}")
     kept = [scene for scene, key in zip(scenes, keys, strict=True) if key not in gone]
     dropped = sum(len(s.expressions) for s, key in zip(scenes, keys, strict=True) if key in gone)
     return kept, KeptOut(counts, tuple(unknown), len(scenes) - len(kept), dropped)
 
 
-def kept_out_parts(dataset: str, scenes: Sequence[Scene]) -> list[tuple[str, str]]:
+def kept_out_parts(dataset: str, scenes: Sequence[Scene]) -> list[tuple[Catalogued, str]]:
     """List (data set, part) of every val and test part about the images that `dataset`, or its file names, tell of."""
     known = next((one for one in CATALOGUE if dataset in (one.name, *one.aliases)), None)
     album = "" if known is None else known.album or known.name
     if known is None and any(COCO_NAME.fullmatch(Path(scene.file).stem) for scene in scenes):
         album = "coco"
     return [
-        (one.name, part.name)
+        (one, part.name)
         for one in CATALOGUE
         if album and album == (one.album or one.name)
         for part in one.parts

@@ -11,7 +11,12 @@ from bench.datasets.split import Counts
 from bench.grounding import Expression, Scene
 
 COCO = ["refcoco", "refcoco+", "refcocog", "refcocog-google"]
-PARTS = [f"{d.name}-{part.name}" for d in CATALOGUE if d.album == "coco" for part in d.parts if part.name != "train"]
+PARTS = [f"{d.name}-{part.name}" for d in CATALOGUE if d.name in COCO for part in d.parts if part.name != "train"]
+MORE = ["grefcoco-val", "grefcoco-testA", "grefcoco-testB"]  # of the same images
+
+
+def parts(dataset, scenes=()):
+    return [f"{one.name}-{part}" for one, part in kept_out_parts(dataset, scenes)]
 
 
 def scene(number, file="COCO_train2014_{:012d}.jpg", texts=2):
@@ -28,21 +33,25 @@ def write(home, split, scenes):
 
 def test_the_four_sets_share_their_images():
     for name in (*COCO, "refcoco-unc", "refcocog-umd"):
-        assert [f"{data}-{part}" for data, part in kept_out_parts(name, [])] == PARTS
+        assert parts(name) == PARTS + MORE
     assert len(PARTS) == 9 and {part.rpartition("-")[0] for part in PARTS} == set(COCO)
     # Others have images of their own; people's own data has what its files are called.
-    assert kept_out_parts("referit", []) == [("referit", "val"), ("referit", "test")]
-    assert kept_out_parts("shapes", [scene(1, "train-{:06d}.png")]) == []
-    assert len(kept_out_parts("file", [scene(1, "mine/{:012d}.jpg")])) == 9
+    assert parts("referit") == ["referit-val", "referit-test"]
+    assert parts("shapes", [scene(1, "train-{:06d}.png")]) == []
+    assert parts("file", [scene(1, "mine/{:012d}.jpg")]) == PARTS + MORE
 
 
 def test_an_image_of_any_other_list_is_dropped_and_counted(tmp_path):
-    scenes = [scene(number) for number in range(1, 13)]
+    scenes = [scene(number) for number in range(1, 14)]
     for number, split in enumerate(PARTS, 1):  # each has one image of the training, under train2017's name, and another
         write(tmp_path, split, [scene(number, "{:012d}.jpg"), scene(900 + number)])
     kept, out = without_kept_out(scenes, "refcoco", tmp_path)
-    assert [image_key(s.file) for s in kept] == ["10", "11", "12"]
+    assert [image_key(s.file) for s in kept] == ["10", "11", "12", "13"]
     assert (out.images, out.expressions, out.unknown) == (9, 18, ()) and out.parts == dict.fromkeys(PARTS, 1)
+    # Lists of gRefCOCO, which parts the images as RefCOCO does, count where they are.
+    write(tmp_path, MORE[0], [scene(10)])
+    kept, out = without_kept_out(scenes, "refcoco", tmp_path)
+    assert [image_key(s.file) for s in kept] == ["11", "12", "13"] and out.parts[MORE[0]] == 1
 
 
 def test_a_list_that_is_not_there_is_named(tmp_path):
