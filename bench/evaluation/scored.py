@@ -23,7 +23,8 @@ from bench.settings import EvaluationSettings
 class ExpressionRow:
     """One expression: its annotated box, the prediction and the outcome.
 
-    Boxes are xyxy pixels; `box` is clipped to the image, None without a usable one. `iou` is in the protocol's frame,
+    Boxes are xyxy pixels; `box` is the best one, clipped to the image, None without a usable one; `truth` is NaN where
+    nothing is referred to. `iou` is in the protocol's frame (over sets of boxes it is F1),
     `error` is the reason why an image could not be decoded; `mask_iou` is None where the split or the run has no masks.
     """
 
@@ -81,9 +82,10 @@ class Evaluation:
         given = f", proposals given: {self.proposals}" if self.proposals else ""
         unreadable = f", {m.errors} images unreadable" if m.errors else ""
         part = ", a part of the split" if self.partial else ""
+        accuracy, mean = ("Acc@0.5", "mean IoU") if m.several is None else ("F1 = 1", "mean F1")
         return (
-            f"<{self.pipeline} on {self.split}: Acc@0.5 {100 * m.accuracy:.2f} %{bounds}{few}, "
-            f"mean IoU {100 * m.mean_iou:.2f} %, {m.n:,} expressions{rule}{given}{unreadable}{part}>"
+            f"<{self.pipeline} on {self.split}: {accuracy} {100 * m.accuracy:.2f} %{bounds}{few}, "
+            f"{mean} {100 * m.mean_iou:.2f} %, {m.n:,} expressions{rule}{given}{unreadable}{part}>"
         )
 
 

@@ -63,7 +63,8 @@ def best_threshold(low: Float, high: Float) -> tuple[float, int]:
     best = np.flatnonzero(right == right.max())
     last = best[int(np.argmax(np.diff(best, append=best[-1] + 2) > 1))]  # of the first range of them
     below = tried[best[0] - 1] if best[0] else tried[best[0]]
-    return round(float(below + tried[last]) / 2, 6), int(right.max())
+    middle = round(float(below + tried[last]) / 2, 6)
+    return middle if middle > below else float(tried[last]), int(right.max())  # scores may differ in the last digit
 
 
 def chosen_threshold(folder: Path, record: RunRecord, split: Split, target: RunRecord) -> tuple[Protocol, str]:

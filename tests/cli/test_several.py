@@ -1,6 +1,7 @@
 """None and several, as typed: boxes of a file scored as sets, thresholds of a val split, tables and a report."""
 
 import json
+import re
 
 import pytest
 
@@ -82,6 +83,29 @@ def test_a_threshold_is_chosen_on_val_and_kept(bench, world, monkeypatch):
     assert code == 0 and "protocol several" in text and "threshold" in text and "F1 = 1" in text
     assert bench("leaderboard", "--check")[0] == 0
     assert bench("report", "--split", "file:test.jsonl", "--out", "r.html")[0] == 0
+    page = (world / "r.html").read_text()
+    gallery = json.loads(re.search(r'<script[^>]*id="gallery-data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    (run,) = gallery["runs"]
+    assert "0" not in run["sets"] and run["outcome"][0] == "1"  # a rejection, and right
+    assert run["sets"]["2"] == [10 * v for v in (*ONE, *TWO)] and gallery["also"]["2"] == [10 * v for v in TWO]
+    assert len(run["sets"]["5"]) == 8 and run["outcome"][5] == "0"  # a box too many
+    assert "F1 = 1 of " in page and "the best one" not in page
+
+
+def test_the_gallery_draws_every_box_and_no_truth_where_nothing_is_meant(bench, world, browser):
+    score(bench, "test", "test", "--threshold", "0.5")
+    assert bench("report", "--split", "file:test.jsonl", "--out", "r.html")[0] == 0
+    page = browser.new_page()
+    page.goto((world / "r.html").as_uri())
+    page.wait_for_selector("html[data-ready]", state="attached")
+
+    def drawn(name):
+        card = page.locator(f'.card[data-id="{name}"]')
+        return [card.locator(f".overlay > .{kind}").count() for kind in ("answer", "truth", "tag")]
+
+    assert [drawn(name) for name in ("e0", "e1", "e2", "e5")] == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [2, 1, 2]]
+    assert "A's F1, lowest first" in "".join(page.locator("select").all_inner_texts())
+    page.close()
 
 
 def test_a_threshold_is_not_chosen_on_what_is_scored(bench, world):
@@ -92,6 +116,19 @@ def test_a_threshold_is_not_chosen_on_what_is_scored(bench, world):
     assert code == 2 and "no threshold can be chosen: no answer has boxes with scores" in err
     assert "expected a score" in score(bench, "test", "test", "--threshold", "high", code=2)
     assert "'iou' takes no threshold" in score(bench, "test", "test", "--protocol", "iou", "--threshold", "1", code=2)
+
+
+def test_fiftyone_gets_every_box_that_counts(bench, world, monkeypatch):
+    monkeypatch.setattr(provenance, "git_state", lambda *_: {"commit": "c" * 40, "dirty": False})
+    score(bench, "test", "test", "--threshold", "0.5")
+    code, _, err = bench("leaderboard", "export", "fiftyone", "--split", "file:test.jsonl", "--out", "fo")
+    assert code == 0, err
+    (file,) = [path for path in (world / "fo").iterdir() if path.name != "ground_truth.json"]
+    of_image, truth = (
+        json.loads((world / "fo" / name).read_text())["labels"]["test1"] for name in (file.name, "ground_truth.json")
+    )
+    assert [entry["attributes"]["expression"] for entry in of_image] == ["e2", "e2", "e3", "e3"]
+    assert sorted(entry["bounding_box"] for entry in of_image) == sorted(entry["bounding_box"] for entry in truth)
 
 
 def test_detections_in_coco_s_style(bench, world):
@@ -105,3 +142,37 @@ def test_detections_in_coco_s_style(bench, world):
     assert row["acc@0.5"] == 1 and row["missing"] == 0
     (world / "strange.json").write_text(json.dumps([{**each, "image_id": "x"} for each in detections]))
     assert "0 of 1 keys are ids of file:test" in score(bench, "strange", code=2)
+
+
+@pytest.mark.real
+def test_the_real_refcocos_is_read_scored_and_reported(bench, real, tmp_path, monkeypatch):
+    """506 hard expressions, 25 of them about nothing; 31 of their 460 images are there."""
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    path = real / "refcocos" / "refcocos_test.json"
+    words = ("refcocos", "--annotations", path, "--images", real / "refcocos" / "pictures", "--json")
+    code, out, err = bench("data", "prepare", *words)
+    assert code == 0, err
+    (split,) = json.loads(out)["splits"]
+    assert (split["expressions"], split["images"], split["missing_images"]) == (506, 460, 429)
+    code, out, _ = bench("data", "verify", "refcocos", "--json")
+    (split,) = json.loads(out)["splits"]  # images are missing, so it is not ok
+    assert code == 1 and (split["none"], split["several"], split["annotations"], split["broken"]) == (25, 0, [], [])
+    assert (split["images_checked"], len(split["other_size"])) == (31, 0)
+    rows = json.loads(path.read_text())
+    boxes = {str(n): [row["solution"]] if row["solution"] else [] for n, row in enumerate(rows)}
+    always = {str(n): [row["solution"] or [0, 0, 50, 50]] for n, row in enumerate(rows)}
+    for name, answers, exact, rejected in (("perfect", boxes, 1, 1), ("always", always, 481 / 506, 0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(answers))
+        row = score_of(bench, "--predictions", f"{name}.json", "--split", "refcocos-test", "--name", name)
+        sets = row["several"]
+        assert (row["n"], sets["no_target"], sets["several"]) == (506, 25, 0) and row["missing"] == 0
+        assert sets["exact"]["value"] == exact and sets["no_target_accuracy"]["value"] == rejected
+        assert {label: part["n"] for label, part in row["strata"]["targets"].items()} == {"none": 25, "one": 481}
+    assert bench("report", "--split", "refcocos-test", "--out", "r.html")[0] == 0
+    assert "506 expressions about 460 images" in (tmp_path / "r.html").read_text()
+
+
+def score_of(bench, *words):
+    code, out, err = bench("score", *words, "--json")
+    assert code == 0, err
+    return json.loads(out.splitlines()[-1])["rows"][0]

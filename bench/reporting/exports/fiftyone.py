@@ -19,7 +19,7 @@ from bench.datasets.split import Split
 from bench.errors import RunError, UsageError
 from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
-from bench.grounding import Box, Scene
+from bench.grounding import Box, Prediction, Scene, ScoredBox
 from bench.reporting.boards import Board
 from bench.reporting.exports.hub import free_name
 from bench.runs.integrity import checked_record, complete_rows
@@ -41,22 +41,23 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
             f"{board.fingerprint[:8]}; prepare the data they were run on"
         )
     sizes: dict[str, tuple[int, int]] = {s.id: (s.width, s.height) for s in split.scenes if s.width and s.height}
-    runs: list[tuple[str, dict[str, SceneAnswers]]] = []
+    runs: list[tuple[str, str, dict[str, SceneAnswers]]] = []
     for entry in board.rows:
         folder = results / entry["run_dir"]
-        answers = complete_rows(folder, checked_record(folder), split.scenes)
+        record = checked_record(folder)
+        answers = complete_rows(folder, record, split.scenes)
         sizes = {**{row.scene: row.size for row in answers.values() if row.size}, **sizes}
-        used = {TRUTH, *(name for name, _ in runs)}
-        runs.append((free_name(slug(entry["pipeline"]) or "run", entry, used), answers))
+        used = {TRUTH, *(name for name, *_ in runs)}
+        runs.append((free_name(slug(entry["pipeline"]) or "run", entry, used), record.protocol, answers))
     if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
         raise UsageError(
             f"the size of {missing.file} is not annotated and no run has opened it, so its boxes cannot be written in "
             "shares of the image; prepare the data set from refer files, or run a pipeline on its images"
         )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}
-    for name, answers in runs:
+    for name, rule, answers in runs:
         # `complete_rows` lets through what imported boxes may lack, and nothing else.
-        scored = outcomes(split.scenes, answers.values(), protocol(board.protocol), partial=True)
+        scored = outcomes(split.scenes, answers.values(), protocol(rule), partial=True)
         files[f"{name}.json"] = _dump(_answered(split.scenes, answers, scored, sizes))
     return files
 
@@ -88,20 +89,29 @@ def _answered(
         boxes = labels[_key(scene)] = []
         for answer in answers[scene.id].answers if scene.id in answers else ():
             number = place[answer.id]
-            if answer.box is None or not scored.answered[number]:
-                continue
-            width, height = sizes[scene.id]
-            x1, y1, x2, y2 = clip_xyxy([answer.box], [width], [height])[0].tolist()
-            shares = _shares((x1, y1, x2, y2), (width, height))
-            entry: dict[str, Any] = {"label": scored.expressions[number].text, "bounding_box": shares}
-            entry |= {} if answer.score is None else {"confidence": answer.score}
+            predicted = _predicted(answer, number, scored)
             score = {
                 "expression": answer.id,
                 "iou": round(float(scored.iou[number]), 6),
                 "hit": bool(scored.hit[number]),
             }
-            boxes.append(entry | {"attributes": score})
+            width, height = sizes[scene.id]
+            for each in predicted:
+                x1, y1, x2, y2 = clip_xyxy([each.box], [width], [height])[0].tolist()
+                shares = _shares((x1, y1, x2, y2), (width, height))
+                entry: dict[str, Any] = {"label": scored.expressions[number].text, "bounding_box": shares}
+                entry |= {} if each.score is None else {"confidence": each.score}
+                boxes.append(entry | {"attributes": score})
     return labels
+
+
+def _predicted(answer: Prediction, number: int, scored: Outcomes) -> Sequence[ScoredBox]:
+    """Return the boxes of an answer that were scored: the best one, or those of a set that count."""
+    if not scored.answered[number]:
+        return ()
+    if scored.sets is None:
+        return answer.boxes[:1]
+    return answer.boxes[: int(scored.sets.predicted[number])]  # a threshold takes from the end
 
 
 def _shares(box: Box, size: tuple[int, int]) -> list[float]:
