@@ -86,6 +86,8 @@ def recipe_of(job: TrainingJob) -> tuple[ClipTraining, Mapping[str, Any]]:
     own = parse_table(ClipOptions, options.get("clip", {}), f"[pipelines.{name}.clip]")
     model = config.model or own.model
     train = _by_size(model) if config.train == "auto" else config.train
+    if train == "projection" and config.keep:
+        raise SettingsError(f"bench.toml [train.{name}.clip]: keep is of whole towers, and train = projection has none")
     chosen = {
         "model": model,
         "start_from": config.start_from or own.pretrained,
