@@ -15,6 +15,7 @@ from bench import BenchError, PipelineCard, Prediction, dataframes, evaluate, lo
 from bench.cli.main import app
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.errors import DataError, ImageError, RunError, SettingsError, UnknownName, UsageError
+from bench.grounding import ScoredBox
 from bench.runs.record import read_record
 from bench.settings import PROJECT
 
@@ -164,6 +165,30 @@ def test_an_object_of_ones_own(here):
     answer = predict(mine, "scene.png", "it")
     assert answer.box == (0, 0, answer.image.shape[1] / 2, answer.image.shape[0])
     assert repr(answer).startswith("<half on 'it': [0.0, 0.0, ") and answer.score is None
+
+
+def test_sets_of_boxes(here):
+    split = load_split("shapes-several-val", limit=3)
+    targets = {e.id: e.targets for scene in split.scenes for e in scene.expressions}
+
+    class Perfect(Half):
+        def ground(self, batch):
+            queries = [query for scene in batch for query in scene.queries]
+            return [
+                Prediction(q.id, None, none=1.0) if not (own := targets[q.id])
+                else Prediction(q.id, own[0], 0.9, others=tuple(ScoredBox(box, 0.8) for box in own[1:]))
+                for q in queries
+            ]  # fmt: skip
+
+    stored = evaluate(Perfect(), split, results=here / "out")
+    result = evaluate(Perfect(), split)
+    assert result.rows == stored.rows and result.accuracy == 1 and result.protocol == "several"
+    assert "F1 = 1 100.00 %" in repr(result) and "mean F1 100.00 %" in repr(result)
+    assert all(row.boxes == row.targets and row.hit for row in result.rows)
+    assert {len(row.boxes) for row in result.rows} >= {0, 1} and max(len(row.boxes) for row in result.rows) > 1
+    halves = evaluate(Half(), split)
+    assert halves.metrics.several.one_box and halves.metrics.several.no_target_accuracy.value == 0
+    assert evaluate(Half(), split, protocol="iou").metrics.several is None
 
 
 def test_own_data_and_unreadable_images(here):

@@ -24,8 +24,9 @@ class ExpressionRow:
     """One expression: its annotated box, the prediction and the outcome.
 
     Boxes are xyxy pixels; `box` is the best one, clipped to the image, None without a usable one; `truth` is NaN where
-    nothing is referred to. `iou` is in the protocol's frame (over sets of boxes it is F1),
-    `error` is the reason why an image could not be decoded; `mask_iou` is None where the split or the run has no masks.
+    nothing is referred to. `targets` and `boxes` are all that count under a protocol over sets of boxes, where `iou` is
+    F1; else it is in the protocol's frame. `error` is the reason why an image could not be decoded; `mask_iou` is None
+    where the split or the run has no masks.
     """
 
     scene: str
@@ -42,6 +43,8 @@ class ExpressionRow:
     error: str | None = None
     mask: Mask | None = None
     mask_iou: float | None = None
+    targets: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -113,6 +116,9 @@ def scored(
         scene = split.scenes[place]
         row, mine = by_scene_id.get(scene.id), by_id.get(expression.id)
         size = (scene.width, scene.height) if scene.width and scene.height else row.size if row else None
+        count = int(results.answered[number]) if results.sets is None else int(results.sets.predicted[number])
+        made = [_clipped(each.box, size) for each in mine.boxes[:count]] if mine else []
+        boxes = tuple(box for box in made if box is not None)
         rows.append(
             ExpressionRow(
                 scene=scene.id,
@@ -121,7 +127,7 @@ def scored(
                 text=expression.text,
                 kind=expression.kind,
                 truth=expression.box,
-                box=_clipped(mine.box, size) if mine and results.answered[number] else None,
+                box=boxes[0] if boxes else None,
                 score=mine.score if mine else None,
                 iou=float(results.iou[number]),
                 hit=bool(results.hit[number]),
@@ -129,6 +135,8 @@ def scored(
                 error=row.error if row else None,
                 mask=mine.mask if mine else None,
                 mask_iou=ious.get(number),
+                targets=expression.targets,
+                boxes=boxes,
             )
         )
     metrics = summary(results, settings)
