@@ -7,4 +7,5 @@ TRANSVG = Method("pipelines.transvg.pipeline:transvg", tasks="pipelines.transvg.
 DYNAMIC_MDETR = Method("pipelines.dynamic_mdetr.pipeline:dynamic_mdetr", tasks="pipelines.dynamic_mdetr.task:tasks")
 HIVG = Method("pipelines.hivg.pipeline:hivg", tasks="pipelines.hivg.task:tasks")
 ONEREF = Method("pipelines.oneref.pipeline:oneref", tasks="pipelines.oneref.mrefm:tasks")
+RL_REFINE = Method("pipelines.rl_refine.pipeline:rl_refine", tasks="pipelines.rl_refine.task:tasks")
 MDETR = Method("pipelines.mdetr.pipeline:mdetr", tasks="pipelines.mdetr.task:tasks")

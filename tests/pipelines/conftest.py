@@ -10,6 +10,7 @@ from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.validation import on_split
 from bench.grounding import LoadedScene, Query
 from bench.settings import PROJECT, load_settings
+from bench.tables import with_start
 from bench.training.task import TrainingJob
 
 WORDS = ("the red star on the left of a small blue circle", "a big Yellow square, above it two dogs", "nothing at all")
@@ -20,7 +21,9 @@ def context(tmp_path):
     """context(name, dataset="shapes", **changes): what `name`'s factory is given on a CPU, offline."""
 
     def make(name="yolo-clip", dataset="shapes", options=None, **changes):
-        options = load_settings().table("pipelines", name, dataset) if options is None else options
+        settings = load_settings()
+        options = settings.table("pipelines", name, dataset) if options is None else options
+        options = with_start(options, settings, dataset, (name,))
         fields = {"name": name, "dataset": dataset, "options": options, "folder": PROJECT, "home": tmp_path / "home"}
         scenes = {"train_scenes": lambda: [make_scene(2026, "train", i) for i in range(60)]}
         return make_context(tmp_path, **{**fields, **scenes, **changes})

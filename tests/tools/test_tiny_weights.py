@@ -234,6 +234,17 @@ def test_a_hivg_starts_near_a_clipvg(job, tmp_path):
     assert run("hivg", tmp_path, 0, "cpu", TINY | {"steps": 1, "second": False}).stat().st_size < 5e6
 
 
+@pytest.mark.slow
+def test_a_policy_in_two_stages_on_scenes_of_another_seed(tmp_path, monkeypatch):
+    seeds, load = [], recipes.load_settings
+    monkeypatch.setattr(
+        recipes, "load_settings", lambda flags: seeds.append(flags["data.shapes.seed"]) or load(flags=flags)
+    )
+    stages = [stage | {"steps": 1, "episodes": 2} for stage in recipe("rl-refine", {})["stages"]]
+    path = run("rl-refine", tmp_path, 0, "cpu", {"shapes": 2, "stages": stages, "workers": 0})
+    assert path == tmp_path / "tiny-rl-refine.safetensors" and path.stat().st_size < 5e5 and seeds == [7]
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"there are clip, detr"):
         recipe("clop", {})
@@ -249,4 +260,5 @@ def test_mistakes_are_named(tmp_path):
         "transvg",
         "dynamic-mdetr",
         "hivg",
+        "rl-refine",
     }

@@ -1,6 +1,6 @@
 """Makes the small weights of the embedded data set `shapes`, which the packages ship.
 
-    python -m tools.tiny_weights clip|clipvg-clip|clipvg|transvg|dynamic-mdetr|hivg|detr|ssd|yolo|mdetr|all --out FOLDER
+    python -m tools.tiny_weights PART --out FOLDER       one of those below, or all
 
 clip           tiny-clip          the CLIP of the two-stage pipelines, on crops                  25 min
 detr ssd yolo  tiny-KIND          their detectors                                                35 to 45 min each
@@ -9,6 +9,7 @@ clipvg         tiny-clipvg        CLIP-VG, in two halves                        
 transvg        tiny-transvg       TransVG, from the shipped tiny-mdetr (transvg.py)             12 min
 dynamic-mdetr  tiny-dynamic-mdetr Dynamic MDETR, from the shipped tiny-transvg (dynamic_mdetr.py)  30 min
 hivg           tiny-hivg          HiVG, from the shipped tiny-clipvg (hivg.py)                     25 min
+rl-refine      tiny-rl-refine     a policy on the boxes of the shipped tiny-clipvg                 6 min
 mdetr          tiny-mdetr         MDETR (mdetr.py, mdetr.toml)                                   80 min
 
 Times are of two CPU cores. A small network starts from a file with random weights (architectures.py) under

@@ -14,13 +14,14 @@ from bench.errors import SettingsError
 from bench.settings import Resolved, load_settings, merged
 from bench.training.jobs import train_pipeline
 from bench.training.task import TaskFactory, TrainingJob
+from pipelines.rl_refine import task as rl_refine
 from pipelines.two_stage import pipeline as two_stage
 from pipelines.two_stage.proposers.objects import class_names, scene_descriptions
 from tools.tiny_weights import architectures, clip_pretraining, clipvg, dynamic_mdetr, hivg, transvg
 
 RECIPES = Path(__file__).with_name("shapes.toml")
 SPLIT = "shapes-train"
-PARTS = ("clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg", "dynamic-mdetr", "hivg")
+PARTS = ("clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg", "dynamic-mdetr", "hivg", "rl-refine")
 Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
 
 
@@ -34,7 +35,10 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
         return made
     table = recipe(part, changes or {})
     scenes = table.pop("shapes", None)  # of the train split; None = as bench.toml says
-    resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
+    data = {"data.shapes.train": scenes, "data.shapes.seed": table.pop("shapes_seed", None)}
+    resolved = load_settings(flags={"run.seed": seed, "run.device": device, **data})
+    if part == "rl-refine":
+        return _train(part, "policy", rl_refine.tasks, table, resolved, out)
     if part == "clipvg-clip":
         return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
     if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks}):
