@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import WeightsError, first_line
+from bench.grounding import PipelineContext
+from bench.hashing import sha256_file
 from pipelines import weights
 from pipelines.rl_refine.network import Policy, PolicyConfig
 
@@ -14,8 +16,12 @@ FORMAT = "grounding-bench/rl-refine/1"
 HOW = "no policy is published: `bench train --pipeline rl-refine` makes one"
 
 
-def open_policy(path: Path, clip: Mapping[str, str]) -> Policy:
-    """Open a policy, float32, in eval mode, for the CLIP of these files and hashes. Raises WeightsError."""
+def open_policy(name: str, clip: Mapping[str, str], context: PipelineContext) -> tuple[Policy, str]:
+    """Open a policy, float32, in eval mode, for the CLIP of these files and hashes -> it, and its file's hash.
+
+    Raises WeightsError.
+    """
+    path = weights.find(name, context, HOW)
     state, metadata = weights.read_safetensors(path)
     try:
         if metadata.get("format") != FORMAT:
@@ -29,7 +35,7 @@ def open_policy(path: Path, clip: Mapping[str, str]) -> Policy:
             "as clip.pretrained"
         )
     weights.load_strictly(policy, state, str(path))
-    return policy.eval().requires_grad_(False)
+    return policy.eval().requires_grad_(False), sha256_file(path)
 
 
 def save(path: Path, policy: Policy, clip: Mapping[str, str], recipe: Mapping[str, Any]) -> None:

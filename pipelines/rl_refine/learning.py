@@ -79,17 +79,17 @@ def states(played: Episodes, samples: Tensor, most: int) -> Played:
     return Played(m, samples[m], played.boxes[t, m], before[m, t], t / most, played.moves[t, m])
 
 
-def scores(policy: Policy, seen: Prepared, at: Played) -> Tensor:
+def scores(policy: Policy, prepared: Prepared, at: Played) -> Tensor:
     """Score the moves of states -> log-probabilities (S, 17)."""
-    out: Tensor = policy(seen.of(at.sample), at.sample, at.boxes, at.past, at.time).log_softmax(dim=1)
+    out: Tensor = policy(prepared.of(at.sample), at.sample, at.boxes, at.past, at.time).log_softmax(dim=1)
     return out
 
 
 def sampler(
-    policy: Policy, seen: Prepared, samples: Tensor, most: int, rng: torch.Generator
+    policy: Policy, prepared: Prepared, samples: Tensor, most: int, rng: torch.Generator
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return what draws moves from a policy, for episodes of the samples (M,)."""
-    own = seen.of(samples)
+    own = prepared.of(samples)
 
     def draw(boxes: Tensor, before: Tensor) -> Tensor:
         time = torch.full((len(boxes),), len(before) / most, device=boxes.device)
@@ -131,8 +131,8 @@ def imitate(
     assert batch.targets is not None
     size, targets = len(batch), batch.targets
     samples = torch.arange(size, device=targets.device).repeat_interleave(config.episodes)
-    seen, bounds = learner.policy.prepare(batch), batch.bounds[samples]
-    draw = sampler(learner.policy, seen, samples, most, rng)
+    prepared, bounds = learner.policy.prepare(batch), batch.bounds[samples]
+    draw = sampler(learner.policy, prepared, samples, most, rng)
 
     # 1. Episodes that take moves of both; only the oracle ends one, so that states behind an early stop are met, too.
     def mixed(boxes: Tensor, before: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def imitate(
     # 2. In each state the oracle's move is right.
     at = states(played, samples, most)
     best = environment.oracle(at.boxes, targets[at.sample], batch.bounds[at.sample])
-    odds = scores(learner.policy, seen, at)
+    odds = scores(learner.policy, prepared, at)
     loss = F.nll_loss(odds, best, reduction="none")
     right = (odds.argmax(dim=1) == best).float()
     return {"imitation": mean_of(loss, at.sample, size), "agreement": mean_of(right, at.sample, size)}

@@ -103,39 +103,40 @@ class Policy(nn.Module):
         self.proposed = nn.Linear(h // 2, h)
         self.head = MLP(h, h // 2, COUNT, 2)
 
-    def prepare(self, seen: Observation) -> Prepared:
+    def prepare(self, observation: Observation) -> Prepared:
         """Project an observation."""
-        maps = seen.maps.float()
+        maps = observation.maps.float()
         # 1. The image's patches, and how much each is like the text.
-        alike = torch.einsum("ndhw,nd->nhw", F.normalize(maps, dim=1)[seen.owners], seen.texts)
-        both = torch.cat([self.visual(maps)[seen.owners], alike[:, None]], dim=1)
+        alike = torch.einsum("ndhw,nd->nhw", F.normalize(maps, dim=1)[observation.owners], observation.texts)
+        both = torch.cat([self.visual(maps)[observation.owners], alike[:, None]], dim=1)
         # 2. Scores of proposals, CLIP's choice among them, and what the first box says of them.
-        cosine = seen.scores[..., 1].masked_fill(~seen.known, -1.0)
+        cosine = observation.scores[..., 1].masked_fill(~observation.known, -1.0)
         choice = (SHARP * cosine).softmax(dim=1)
-        _, first = layers.giou(seen.start[:, None], seen.proposals)
-        scores = torch.cat([seen.scores, choice[..., None], first[..., None]], dim=2)
-        return Prepared(both, self.text(seen.texts), seen.proposals, scores, seen.known)
+        _, first = layers.giou(observation.start[:, None], observation.proposals)
+        scores = torch.cat([observation.scores, choice[..., None], first[..., None]], dim=2)
+        return Prepared(both, self.text(observation.texts), observation.proposals, scores, observation.known)
 
-    def forward(self, seen: Prepared, pairs: Tensor, boxes: Tensor, past: Tensor, time: Tensor) -> Tensor:
+    def forward(self, prepared: Prepared, pairs: Tensor, boxes: Tensor, past: Tensor, time: Tensor) -> Tensor:
         """Score the moves of M boxes -> (M, 17).
 
-        `pairs` (M,) says whose they are in `seen`, which is `of` the same pairs; `past` (M, PAST) are the numbers of
-        the moves before, the last first, -1 where there was none; `time` (M,) is the share of the moves that is spent.
+        `pairs` (M,) says whose they are in `prepared`, which is `of` the same pairs; `past` (M, PAST) are the numbers
+        of the moves before, the last first, -1 where there was none; `time` (M,) is the share of the moves that is
+        spent.
         """
         # 1. The box's own cells in the middle, its surroundings around them, in the light of the text.
         half = boxes[:, 2:]  # twice the box
-        corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1) * seen.maps.shape[-1]
+        corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], dim=1) * prepared.maps.shape[-1]
         rois = torch.cat([pairs[:, None].to(corners), corners], dim=1)
-        cells = roi_align(seen.maps, rois, self.config.cells, sampling_ratio=1, aligned=True)
-        state = self.cells(cells.flatten(1)) * (1 + seen.text)
+        cells = roi_align(prepared.maps, rois, self.config.cells, sampling_ratio=1, aligned=True)
+        state = self.cells(cells.flatten(1)) * (1 + prepared.text)
         # 2. Where the box is, and how it came there.
         moves = F.one_hot(past + 1, COUNT + 1)[..., 1:].flatten(1)
         state = state + self.place(torch.cat([boxes, time[:, None], moves.to(boxes)], dim=1))
         # 3. Proposals, whatever their order.
         if self.config.proposals:
-            value = self.proposal(torch.cat([relation(boxes, seen.proposals), seen.scores], dim=2))
-            weight = self.weight(seen.scores).masked_fill(~seen.known[..., None], -1e4).softmax(dim=1)
-            state = state + self.proposed(F.relu((weight * seen.known[..., None] * value).sum(dim=1)))
+            value = self.proposal(torch.cat([relation(boxes, prepared.proposals), prepared.scores], dim=2))
+            weight = self.weight(prepared.scores).masked_fill(~prepared.known[..., None], -1e4).softmax(dim=1)
+            state = state + self.proposed(F.relu((weight * prepared.known[..., None] * value).sum(dim=1)))
         out: Tensor = self.head(F.relu(state))
         return out
 

@@ -8,20 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bench.grounding import LoadedScene, Scene
 from bench.settings import parse_table, takes
-from bench.training.feature_cache import AT_ONCE
 from bench.training.optimiser import decay_split
 from bench.training.stages import StagedTraining
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
-from pipelines import weights
-from pipelines.card import parse_options
 from pipelines.rl_refine import checkpoint, learning, pipeline
 from pipelines.rl_refine.network import Observation, Policy
+from pipelines.rl_refine.observing import check_clip, observe_all
 from pipelines.rl_refine.recipe import RLRefineTraining
 from pipelines.rows import Rows
 from pipelines.two_stage.clip.encoder import ClipEncoder
@@ -32,8 +28,8 @@ class Observed:
 
     in_memory = True
 
-    def __init__(self, rows: Rows, seen: Observation) -> None:
-        self.rows, self.seen, self.name = rows, seen, rows.name
+    def __init__(self, rows: Rows, observation: Observation) -> None:
+        self.rows, self.observation, self.name = rows, observation, rows.name
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,26 +53,33 @@ class RLRefineTask(GrounderTask):
         self.config = config = parse_table(RLRefineTraining, dict(job.recipe), where)
         every = {"imitation": 1.0} if config.method == "imitation" else {"policy": 1.0, "kl": config.kl}
         self.loss_weights = every | ({"entropy": config.entropy} if config.method == "grpo" else {})
-        # 1. The policy, and with it the pipeline that is trained and validated.
-        options = parse_options(pipeline.RLRefineOptions, job.context)
-        policy = start(config, options, job).to(job.context.device)
-        self.grounder = pipeline.RLRefinePipeline(options, job.context, policy)
-        self.model = learning.Learner(policy).to(job.context.device)
+        # 1. The pipeline that is validated, around the policy.
+        self.grounder = pipeline.RLRefinePipeline(pipeline.options_of(job.context), job.context, self._first)
+        self.model = learning.Learner(self.grounder.policy).to(job.context.device)
         # 2. The policy at the start, from which the optimised one does not go far.
-        self.reference = deepcopy(policy).requires_grad_(False)
+        self.reference = deepcopy(self.grounder.policy).requires_grad_(False)
+
+    def _first(self, encoder: ClipEncoder) -> Policy:
+        """Make the policy to begin with: of a file, or with random weights. Raises WeightsError."""
+        config, context = self.config, self.job.context
+        if config.start_from:
+            return checkpoint.open_policy(config.start_from, encoder.sha256, context)[0]
+        torch.manual_seed(context.seed)
+        count = config.network.proposals if pipeline.options_of(context).proposals.proposer else 0
+        return Policy(config.network.model_copy(update={"embed": check_clip(encoder), "proposals": count}))
 
     def dataset(self, augment: bool = True) -> Observed:
         """Return one sample an expression; images are encoded, and first boxes predicted, once for all stages."""
-        rows = Rows(self.job, self.grounder.size, "clean", None)
+        rows = Rows(self.job, self.grounder.observer.size, "clean", None)
         key = ("rl-refine", tuple(self.grounder.card.sha256.values()), self.grounder.policy.config.proposals)
         if key not in self.job.shared:
-            self.job.shared[key] = observe_all(rows, self.grounder)
+            self.job.shared[key] = observe_all(rows, self.grounder.observer, self.grounder.before)
         self.observed = Observed(rows, self.job.shared[key])
         return self.observed
 
     def collate(self, samples: Sequence[int]) -> Observation:
         """Join samples into a batch."""
-        return self.observed.seen.rows(torch.tensor(samples))
+        return self.observed.observation.rows(torch.tensor(samples))
 
     def losses(self, batch: Observation, rng: torch.Generator) -> dict[str, Tensor]:
         """Play episodes and return the terms of each sample, (B,)."""
@@ -108,53 +111,13 @@ class RLRefineTask(GrounderTask):
 
     def save(self, path: Path) -> None:
         """Write the policy in float16."""
-        checkpoint.save(path, self.model.policy, self.grounder.encoder.sha256, self.config.model_dump(mode="json"))
+        checkpoint.save(
+            path, self.model.policy, self.grounder.observer.encoder.sha256, self.config.model_dump(mode="json")
+        )
 
     @property
     def identity(self) -> Mapping[str, str]:
         return {"features": " ".join(digest[:12] for digest in self.grounder.card.sha256.values())}
-
-
-def start(config: RLRefineTraining, options: pipeline.RLRefineOptions, job: TrainingJob) -> Policy:
-    """Return the policy to train: of a file, or with random weights. Raises WeightsError."""
-    torch.manual_seed(job.context.seed)
-    clip = ClipEncoder(options.clip, job.context)
-    if config.start_from:
-        return checkpoint.open_policy(weights.find(config.start_from, job.context, checkpoint.HOW), clip.sha256)
-    sizes = config.network.model_copy(update={"embed": pipeline.check_clip(clip)})
-    return Policy(sizes if options.proposals.proposer else sizes.model_copy(update={"proposals": 0}))
-
-
-def observe_all(rows: Rows, grounder: pipeline.RLRefinePipeline) -> Observation:
-    """Observe every expression of some rows, with its target; each image is decoded once. Raises ImageError."""
-    features, begin, targets, owners, texts = [], [], [], [], []
-
-    def load(scene: Scene) -> LoadedScene:
-        return LoadedScene(scene.id, rows.load(scene), tuple(e.query for e in scene.expressions))
-
-    scenes = [scene for scene in rows.scenes if scene.expressions]
-    for first in range(0, len(scenes), AT_ONCE):
-        some = scenes[first : first + AT_ONCE]
-        batch = list(grounder.pool.map(load, some))
-        # 1. What does not depend on a text; the map in 16 bits, for it is most of the memory.
-        canvases = grounder.canvases(batch)
-        features += [each._replace(map=each.map.half()) for each in grounder.features(batch, canvases)]
-        # 2. The box to begin with; where there is none, the whole image.
-        mine = np.array([n for n, scene in enumerate(some) for _ in scene.expressions])
-        boxes = pipeline.on_canvas(grounder.before(batch), canvases, mine)
-        whole = np.array([each.to_canvas((0.0, 0.0, *size)) for each, size in zip(canvases, sizes(batch), strict=True)])
-        begin.append(np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, whole[mine]))
-        # 3. Texts and targets.
-        texts += [expression.text for scene in some for expression in scene.expressions]
-        targets += [rows.target(canvases[n], e) for n, scene in enumerate(some) for e in scene.expressions]
-        owners.append(first + mine)
-    seen = pipeline.observe(features, np.concatenate(owners), grounder.texts(texts), np.concatenate(begin))
-    return seen.with_targets(torch.tensor(np.array(targets), dtype=torch.float32))
-
-
-def sizes(batch: Sequence[LoadedScene]) -> list[tuple[float, float]]:
-    """List width and height of images."""
-    return [(float(scene.image.shape[1]), float(scene.image.shape[0])) for scene in batch]
 
 
 def training(job: TrainingJob) -> RLRefineTask | StagedTraining:

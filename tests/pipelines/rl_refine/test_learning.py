@@ -133,7 +133,7 @@ def test_the_playing_policy_is_some_passes_old_and_lies_in_the_step_file(policy)
     ages = []
     for _ in range(7):
         learning.refresh(learner, 3)
-        ages.append(float((policy.visual.bias - learner.playing.visual.bias).mean()))
+        ages.append((policy.visual.bias - learner.playing.visual.bias).mean().item())
         with torch.no_grad():
             policy.visual.bias += 1
     assert ages == pytest.approx([0, 1, 2, 0, 1, 2, 0])

@@ -13,7 +13,8 @@ from bench.registry import pipeline_factory
 from bench.settings import PROJECT
 from pipelines.rl_refine import checkpoint, environment
 from pipelines.rl_refine.network import Policy, PolicyConfig
-from pipelines.rl_refine.pipeline import check_clip, rl_refine
+from pipelines.rl_refine.observing import check_clip
+from pipelines.rl_refine.pipeline import rl_refine
 
 CLIP = PROJECT / "clipvg/weights/tiny-clipvg-clip.safetensors"
 SIZES = PolicyConfig(embed=96, channels=4, cells=4, hidden=16, proposals=4)
@@ -104,7 +105,7 @@ def test_boxes_that_are_none_and_boxes_that_are_odd(opened, loaded):
 def test_without_proposals(opened, loaded):
     table = {"proposals": {"proposer": {}}}
     pipeline = opened(scale=3.0, sizes=SIZES.model_copy(update={"proposals": 0}), **table)
-    assert pipeline.proposer is None and all(p.box for p in pipeline.ground(loaded[1][:1]))
+    assert pipeline.observer.proposer is None and all(p.box for p in pipeline.ground(loaded[1][:1]))
     with pytest.raises(SettingsError, match=r"rl-refine\]: proposals: the policy looks at 4 proposals .* name a prop"):
         opened(**table)
 

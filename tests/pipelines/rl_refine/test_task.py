@@ -20,12 +20,12 @@ from pipelines.rows import Rows
 def test_what_is_observed_is_what_the_pipeline_sees(job):
     made = RLRefineTask(job())
     data = made.dataset()
-    seen, rows = data.seen, Rows(made.job, made.grounder.size, "clean", None)
+    seen, rows = data.observation, Rows(made.job, made.grounder.observer.size, "clean", None)
     assert len(data) == len(seen) == len(rows) and data.name(3) == rows.name(3)
     # 1. The boxes to begin with are those of the pipeline before, on the canvas; targets are the truth's.
     scene = rows.scenes[0]
     image = rows.load(scene)
-    canvas = letterboxed(image, made.grounder.size, "clean")
+    canvas = letterboxed(image, made.grounder.observer.size, "clean")
     before = made.grounder.start.ground([LoadedScene(scene.id, image, tuple(e.query for e in scene.expressions))])
     assert made.grounder.start.card.name == "clipvg" and len(before) > 3
     for number, (expression, prediction) in enumerate(zip(scene.expressions, before, strict=True)):
@@ -64,7 +64,8 @@ def test_the_second_stage_starts_from_the_imitation_and_images_are_encoded_once(
     assert isinstance(whole, StagedTraining)
     trained = whole.run()
     assert len(calls) == 1 and [note["steps"] for note in trained.notes["stages"]] == [2, 2]
-    policy = checkpoint.open_policy(trained.path, RLRefineTask(job("again")).grounder.encoder.sha256)
+    again = RLRefineTask(job("again"))
+    policy = checkpoint.open_policy(str(trained.path), again.grounder.observer.encoder.sha256, again.job.context)[0]
     assert policy.config.embed == 96 and policy.config.proposals == 4
 
 
