@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 
 from bench.clock import Clock
 from bench.errors import SettingsError
-from bench.grounding import Boxes, LoadedScene, Prediction, Scene
+from bench.grounding import Boxes, LoadedScene, PipelineContext, Prediction, Scene
 from bench.training.feature_cache import AT_ONCE
 from pipelines.canvas import Canvas, covered, letterboxed, normalised, stack_pixels
 from pipelines.rl_refine import environment
@@ -47,6 +47,11 @@ class Observer:
         self.encoder, self.prompt, self.proposer, self.count, self.clock = encoder, prompt, proposer, count, clock
         self.size = encoder.image_size
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="letterbox")
+
+    def accelerate(self, context: PipelineContext) -> frozenset[str]:
+        """Apply the context's acceleration to what is called, in place; return what it took."""
+        visual: Any = self.encoder.model.visual
+        return self.encoder.accelerated | context.acceleration.apply(visual, [*visual.transformer.resblocks])
 
     def prompted(self, text: str) -> str:
         """Return the text that CLIP gets."""

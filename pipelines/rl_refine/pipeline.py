@@ -93,7 +93,7 @@ class RLRefinePipeline:
             weights={"policy": options.weights} | {part: ", ".join(files) for part, files in names.items()},
             sha256=digest | {part: ", ".join(one.sha256.values()) for part, one in parts.items()},
             parameters=sum(p.numel() for p in policy.parameters()) + sum(one.parameters for one in parts.values()),
-            accelerated=encoder.accelerated,
+            accelerated=self.observer.accelerate(context),
             proposals=getattr(proposer, "annotated", ""),
             names={"policy": (options.weights,), **names},
         )

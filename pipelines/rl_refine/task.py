@@ -111,9 +111,8 @@ class RLRefineTask(GrounderTask):
 
     def save(self, path: Path) -> None:
         """Write the policy in float16."""
-        checkpoint.save(
-            path, self.model.policy, self.grounder.observer.encoder.sha256, self.config.model_dump(mode="json")
-        )
+        recipe = self.config.model_dump(mode="json", exclude={"start_from"})  # a path, for a later stage
+        checkpoint.save(path, self.model.policy, self.grounder.observer.encoder.sha256, recipe)
 
     @property
     def identity(self) -> Mapping[str, str]:

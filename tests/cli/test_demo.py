@@ -133,6 +133,7 @@ def test_what_is_offered():
         "transvg",
         "dynamic-mdetr",
         "hivg",
+        "rl-refine",
     }
     samples = desk.samples()
     assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3
