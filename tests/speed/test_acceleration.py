@@ -29,7 +29,7 @@ CALLED = {  # on shapes: what is compiled and then called, by class
     "mdetr": {"Backbone", "RobertaModel", "Transformer"},
     "clipvg": {"ResidualAttentionBlock", "Transformer", "Encoder"},
     "clip-pooling": {"ResidualAttentionBlock", "Transformer"},
-    "rl-refine": {"ResidualAttentionBlock", "Transformer", "Encoder"},  # those of clipvg, whose boxes it moves
+    "rl-refine": {"Pyramid", "SSDHead", "ResidualAttentionBlock", "Transformer", "Encoder"},  # clipvg among them
 }
 
 

@@ -54,7 +54,7 @@ def main() -> None:
     view = observe_all(rows, pipeline.observer, pipeline.before)
     targets, bounds, each = view.targets, view.bounds, torch.arange(len(view))
     assert targets is not None
-    print(f"{given.split}, {len(view)} expressions{'':4s} mIoU   @0.5   @0.7   @0.9")
+    print(f"{given.split + ', ' + str(len(view)):24s} {'mIoU':>5s}  {'@0.5':>5s}  {'@0.7':>5s}  {'@0.9':>5s}")
     line("no moves", view.start, targets)
     if view.proposals.shape[1]:
         near, best = (layers.giou(box[:, None], view.proposals)[1] for box in (view.start, targets))
