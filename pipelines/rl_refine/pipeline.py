@@ -139,7 +139,7 @@ class RLRefinePipeline:
                 continue
             # 3. A box that was not moved is the one it was, to the last bit.
             box: Any = tuple(after[row].tolist()) if steps[row] or old.box is None else old.box
-            note = f"{steps[row]} moves, {'stopped' if stopped[row] else 'out of moves'}"
+            note = "" if stopped[row] else "out of moves"
             note = "; ".join(filter(None, (old.note, self.observer.cut(query.text), note)))
             out.append(Prediction(query.id, box, note=note, proposals=old.proposals))
         return out

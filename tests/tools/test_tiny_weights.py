@@ -240,7 +240,7 @@ def test_a_policy_in_two_stages_on_scenes_of_another_seed(tmp_path, monkeypatch)
     monkeypatch.setattr(
         recipes, "load_settings", lambda flags: seeds.append(flags["data.shapes.seed"]) or load(flags=flags)
     )
-    stages = [stage | {"steps": 1, "episodes": 2} for stage in recipe("rl-refine", {})["stages"]]
+    stages = [{"method": method, "steps": 1, "episodes": 2} for method in ("imitation", "grpo")]
     path = run("rl-refine", tmp_path, 0, "cpu", {"shapes": 2, "stages": stages, "workers": 0})
     assert path == tmp_path / "tiny-rl-refine.safetensors" and path.stat().st_size < 5e5 and seeds == [7]
 
