@@ -226,7 +226,7 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
 
 
 def _finite(value: Any) -> float:
-    if not isinstance(value, (int, float)) or not isfinite(value):
+    if type(value) not in (int, float) or not isfinite(value):
         raise ValueError("the score that nothing is referred to is not a finite number")
     return float(value)
 

@@ -15,6 +15,7 @@ from bench.evaluation.loop import evaluate
 from bench.evaluation.rescored import rescore
 from bench.grounding import Prediction, ScoredBox
 from bench.masks import encode
+from bench.runs.answers import answers_of, dump_answers
 from bench.runs.packed import stored_bytes
 from bench.runs.predictions import (
     SceneAnswers,
@@ -160,6 +161,35 @@ def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_
     assert whole.record.metrics == one.record.metrics and whole.record.signature.endswith("|v1")
     monkeypatch.setattr("bench.evaluation.rescored.load_split", lambda name, resolved: make_split())
     assert rescore(whole.folder, make_settings(tmp_path)).metrics == one.record.metrics
+
+
+def test_a_rejection_and_further_boxes_are_kept_and_no_other_line_changes(tmp_path):
+    others = (ScoredBox((1.0, 2.0, 3.0, 4.0), 0.5), ScoredBox((5.0, 6.0, 7.0, 8.0), None))
+    several = Prediction("0", (0, 0, 9, 9), 0.75, others=others, answer="two of them", usage=(1, 2, 0.0))
+    row = from_predictions("s", [several, Prediction("1", None, none=1), Prediction("2", None)])
+    line = dump_line(row)
+    assert json.loads(line)["schema"] == 2 and [p.get("none") for p in json.loads(line)["predictions"]] == [
+        None,
+        1,
+        None,
+    ]
+    assert row.answers[0].answer == "two of them" and row.answers[0].usage == (1, 2, 0.0)
+    path = tmp_path / "kept.jsonl"
+    path.write_text(line)
+    assert list(read_lines(path)) == [row]
+    columns = answers_of([row])
+    assert columns.none == {1: 1.0} and columns.others == {0: others}
+    (again,) = dump_answers(columns, {})
+    path.write_text(again)
+    (back,) = read_lines(path)
+    assert [(p.boxes, p.none) for p in back.answers] == [(p.boxes, p.none) for p in row.answers]
+    assert "schema" not in dump_line(from_predictions("s", [Prediction("2", None)]))
+    for bad in ("true", '"x"', "NaN"):
+        path.write_text(line.replace('"none":1.0', f'"none":{bad}'))
+        with pytest.raises(RunError, match="line 1: not a row of predictions"):
+            list(read_lines(path))
+    with pytest.raises(ValueError, match="which is no score"):
+        from_predictions("s", [Prediction("0", None, none=math.nan)])
 
 
 def test_an_attention_map_is_kept(tmp_path):
