@@ -47,6 +47,12 @@ def clip_xyxy(boxes: ArrayLike, widths: ArrayLike, heights: ArrayLike) -> Float:
     return np.asarray(np.minimum(np.maximum(b, 0.0), limit))
 
 
+def mirror_xyxy(boxes: ArrayLike, width: float) -> Float:
+    """(..., 4) xyxy -> those of the image flipped left to right, `width` pixels wide."""
+    b = np.asarray(boxes, np.float64)
+    return np.stack([width - b[..., 2], b[..., 1], width - b[..., 0], b[..., 3]], axis=-1)
+
+
 def box_area_xyxy(boxes: ArrayLike) -> Float:
     """(..., 4) xyxy -> (...) area; 0 for inverted, empty and NaN boxes."""
     b = np.asarray(boxes, np.float64)

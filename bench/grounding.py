@@ -128,13 +128,14 @@ class Query:
 class LoadedScene:
     """One image, RGB uint8 (H, W, 3), with the queries about it: what a pipeline gets.
 
-    `prepared` is what the pipeline's own `prepare` made of the image, None where nobody called it.
+    `prepared` is what its `prepare` made of the image, or None. `placed` moves boxes (N, 4) of the stored image here.
     """
 
     id: str
     image: ImageArray
     queries: tuple[Query, ...]
     prepared: Any = field(default=None, repr=False, compare=False)
+    placed: Callable[[Boxes], Boxes] = field(default=np.asarray, repr=False, compare=False)
 
 
 class ScoredBox(NamedTuple):

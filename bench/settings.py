@@ -29,6 +29,7 @@ from bench.toml_tables import read_toml as read_toml
 
 MOST_SEED = 2**63 - 1
 WEIGHTS = frozenset({"weights", "pretrained", "checkpoint"})  # keys of bench.toml that name weights
+PERTURB = "perturb"  # key of every pipeline's table (bench/evaluation/perturbation.py)
 PROJECT = Path(__file__).resolve().parent.parent
 Model = TypeVar("Model", bound=BaseModel)
 Factory = TypeVar("Factory", bound=Callable[..., Any])

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from bench import registry
 from bench.errors import BenchError, SettingsError, UnknownName
-from bench.settings import Resolved, flattened, merged, parse_table
+from bench.settings import PERTURB, Resolved, flattened, merged, parse_table
 
 LOADERS: dict[str, Callable[[str], Any]] = {
     "pipelines": registry.pipeline_factory,
@@ -57,6 +57,9 @@ def complete(
     `options` are those of the pipeline, by which a training has parts. Raises SettingsError for a table that does not
     fit, UnknownName, MissingPackage.
     """
+    if section == "pipelines" and PERTURB in table:
+        rest = {key: value for key, value in table.items() if key != PERTURB}
+        return complete(section, name, rest, options) | ({PERTURB: table[PERTURB]} if table[PERTURB] else {})
     table, masks = without_masks(table) if section == "pipelines" else (table, {})
     if masks:
         made = {"kind": masks.pop("kind")}

@@ -10,7 +10,6 @@ targets are cut, some of them to nothing. `safe` draws windows of that kind whic
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import Field, PositiveInt, model_validator
 
-from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy
+from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy, mirror_xyxy
 from bench.errors import DataError, SettingsError
+from bench.evaluation.perturbation import DIRECTION, has_unmirrored, mirrored
 from bench.grounding import Box, ImageArray
 from bench.settings import Table
 from pipelines.canvas import Canvas, Style, long_side_to, pasted
@@ -40,11 +40,7 @@ POSITION_WORDS = """
     lowermost centermost middlemost lefthand righthand leftside rightside corner corners edge side end border half
     north south east west first second third fourth fifth last 1st 2nd 3rd 4th 5th o'clock oclock
 """
-UNMIRRORED_WORDS = "east west o'clock oclock clockwise counterclockwise anticlockwise"  # a flip makes them wrong
-POSITIONS, UNMIRRORED = frozenset(POSITION_WORDS.split()), frozenset(UNMIRRORED_WORDS.split())
-WORD = re.compile(r"o'?clock|\w+")
-MIRRORED = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|wards?|er)?\b)", re.IGNORECASE)
-INSIDE = re.compile("(left|right)", re.IGNORECASE)
+POSITIONS = frozenset(POSITION_WORDS.split())
 BLUR_RADII = (0.1, 2.0)
 # Above this an image is not enlarged whole for a window's sake: 600 x 1 pixels would become 240,000 x 400.
 MOST_PIXELS = 1 << 24
@@ -142,10 +138,8 @@ def augmented_image(
         out = out.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADII)))
     # 4. A flip of image, boxes and words.
     whole = options.flip_words == "whole"
-    words = {word for text in texts for word in WORD.findall(text.casefold())}
-    if rng.random() < options.flip_share and not (whole and UNMIRRORED & words):
-        x1, y1, x2, y2 = corners.T
-        corners = np.stack([out.width - x2, y1, out.width - x1, y2], axis=1)
+    if rng.random() < options.flip_share and not (whole and any(map(has_unmirrored, texts))):
+        corners = mirror_xyxy(corners, out.width)
         out, texts = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [mirrored(text, whole) for text in texts]
     # 5. A place on the canvas: random, or as `letterboxed` has it.
     free = [size - side for side in out.size]
@@ -161,18 +155,7 @@ def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
     """Return whether the text says where in the image the referent is, so that a crop could make it wrong."""
     if crop == "official":
         return any(word in text.lower() for word in OFFICIAL_POSITIONS)
-    return not POSITIONS.isdisjoint(WORD.findall(text.casefold()))
-
-
-def mirrored(text: str, whole: bool = True) -> str:
-    """Swap left and right in a text, in their case; as whole words, or inside words too ("bright" -> "bleft")."""
-
-    def other(match: re.Match[str]) -> str:
-        side = match[1]
-        swapped = "right" if side.lower() == "left" else "left"
-        return swapped.upper() if side.isupper() else swapped.capitalize() if side[0].isupper() else swapped
-
-    return (MIRRORED if whole else INSIDE).sub(other, text)
+    return not POSITIONS.isdisjoint(DIRECTION.findall(text.casefold()))
 
 
 def _inside(boxes: Float, image: ImageArray) -> Float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,8 +13,12 @@ from bench.cli.output import console_of, echo, emit, table_console, table_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bench.comparison.compare import Comparison
     from bench.evaluation.study import Pair
     from bench.runs.store import Run
+
+
+Kind = Literal["shuffle-words", "drop-relations", "mirror", "prompt", "jpeg", "resize"]
 
 
 def run(
@@ -46,6 +50,15 @@ def run(
     tokenizer: opt.Tokenizer = None,
     preprocessing: opt.Preprocessing = None,
     limit: opt.Partial = None,
+    perturb: Annotated[
+        Kind | None,
+        typer.Option(
+            "--perturb",
+            metavar="KIND",
+            help="Print the drop on shuffle-words, drop-relations, mirror, prompt, jpeg or resize.",
+            rich_help_panel=opt.MORE,
+        ),
+    ] = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     batch_size: opt.BatchSize = None,
@@ -83,7 +96,7 @@ def run(
 
     given = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}
     given |= {"compile": compiled, "channels_last": channels_last, "offline": offline, "isolate": isolate}
-    own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
+    own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing, "perturb": perturb}
     options = opt.assignments(settings or []) | {key: value for key, value in own.items() if value is not None}
     names, split_names = opt.listed(pipeline), opt.listed(split)
     if study is None and not (names and split_names):
@@ -158,6 +171,7 @@ def finish(
     import shlex
 
     from bench.evaluation.progress import message
+    from bench.reporting.comparison_text import drop_lines
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
     from bench.runs.record import split_command
@@ -165,8 +179,13 @@ def finish(
     complete = [(pair, runs[pair.number]) for pair in pairs if pair.number in runs]
     if complete or failed:
         print_rows(
-            [run.record.model_copy(update={"name": pair.name}) for pair, run in complete], table_console(as_json)
+            [run.record.model_copy(update={"name": _name(pair, run)}) for pair, run in complete], table_console(as_json)
         )
+    drops = {pair.number: drop_of(pair, run) for pair, run in complete if run.record.perturbed}
+    for pair, run in complete if drops else ():
+        if run.record.perturbed:
+            for line in drop_lines(run.record.perturbed, drops[pair.number]) or [_without_plain()]:
+                echo(f"{_name(pair, run)} on {pair.split.name}: {line}", err=as_json)
     whole = [run for _, run in complete if not run.record.identity.data.partial]
     if whole and not as_json and not one_task:
         results = whole[0].folder.parents[3]
@@ -180,7 +199,9 @@ def finish(
                 message(f"  [{pair.number}] {pair}: {failed[pair.number]}", error=True)
     if as_json and (complete or failed):  # other ranks print nothing
         rows: list[dict[str, Any]] = [
-            run_row(run.record, run.folder) | ({"variant": pair.variant} if pair.variant else {})
+            run_row(run.record, run.folder)
+            | ({"variant": pair.variant} if pair.variant else {})
+            | ({"drop": _plain_drop(drops[pair.number])} if pair.number in drops else {})
             for pair, run in complete
         ]
         emit({"rows": rows})
@@ -188,3 +209,44 @@ def finish(
         raise typer.Exit(2)
     if any(run.record.errors for _, run in complete):
         raise typer.Exit(3)
+
+
+def drop_of(pair: Pair, run: Run) -> Comparison | None:
+    """Compare a perturbed run with the plain one of the same settings, which comes first; None without one."""
+    from dataclasses import replace
+
+    from bench.comparison.compare import compare
+    from bench.evaluation.study import stored
+    from bench.settings import PERTURB
+
+    plain = stored(replace(pair, options={**pair.options, PERTURB: ""}))
+    if plain is None or plain.record.status != "complete":
+        return None
+    rule = pair.resolved.settings.evaluation
+    return compare([plain.folder, run.folder], rule.draws, rule.seed, rule.confidence)
+
+
+def _plain_drop(compared: Comparison | None) -> dict[str, Any] | None:
+    if compared is None:
+        return None
+    (pair,), plain = compared.pairs, compared.runs[0]
+    keys = ("difference", "ci95", "few_different", "p")
+    return {key: plain[key] for key in ("run_dir", "acc@0.5")} | {key: getattr(pair, key) for key in keys}
+
+
+def _name(pair: Pair, run: Run) -> str:
+    """Name a pair with its variant and what was perturbed."""
+    return f"{pair.name}{run.record.name.removeprefix(pair.pipeline)}"
+
+
+def _without_plain() -> str:
+    """Say which command makes the run that a drop is counted from."""
+    import re
+    import shlex
+    import sys
+
+    words = re.sub(r" --perturb[= ]\S+", "", shlex.join(["bench", *sys.argv[1:]]))
+    return (
+        "no finished run of the same settings without the perturbation is stored, so there is no drop yet; make it "
+        f"with `{words}`, then give this command again"
+    )

@@ -14,9 +14,10 @@ from bench.datasets.load import load_split
 from bench.errors import RunError, UnknownName, UsageError
 from bench.runs.integrity import checked_record
 from bench.runs.numbers import Metrics
+from bench.runs.opening import differences
 from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
 from bench.runs.record import FILE, RECORD, RunRecord, slug
-from bench.settings import Resolved
+from bench.settings import PERTURB, Resolved
 
 MOST_NAMED = 8  # candidates in a message
 log = logging.getLogger("bench.runs")
@@ -50,6 +51,7 @@ def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> l
         if record.status != "complete":
             raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
         _refuse_other_data(folders[0], records[0], folder, record)
+    _refuse_other_pipelines(folders, records)
     names = Counter(record.name for record in records)
     runs = []
     for number, (folder, record) in enumerate(zip(folders, records, strict=True)):
@@ -102,8 +104,22 @@ def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) ->
             f"{both}: they chose from different proposals ({first}: {given[0]}; {second}: {given[1]}), so the "
             "difference would be the proposals' and not the pipelines'"
         )
-    if a.comparable != b.comparable:
+    if a.perturbed == b.perturbed and a.comparable != b.comparable:
         raise RunError(f"{both}: their numbers mean different things ({a.signature} and {b.signature})")
+
+
+def _refuse_other_pipelines(folders: Sequence[Path], records: Sequence[RunRecord]) -> None:
+    """Raise RunError where perturbed and plain runs differ in more than what was perturbed."""
+    plain = [
+        record.identity.model_copy(update={"options": {**record.identity.options, PERTURB: ""}}) for record in records
+    ]
+    if len({record.perturbed for record in records}) > 1:
+        for folder, each in zip(folders, plain, strict=True):
+            if lines := differences(plain[0], each):
+                raise RunError(
+                    f"{folders[0]} and {folder} cannot be compared: one got perturbed scenes, and they differ in more "
+                    f"than that ({'; '.join(lines[:MOST_NAMED])}); compare runs of one pipeline and its settings"
+                )
 
 
 def _read(label: str, name: str, folder: Path, record: RunRecord) -> ComparedRun:
@@ -213,6 +229,7 @@ def _latest(parents: Sequence[Path], name: str, fingerprint: str | None) -> Path
         places = ", ".join(map(str, parents))
         raise RunError(f"{name!r}: there is no finished run in {places}; run it first, or give the folder of a run")
     runs = [run for run in runs if not run[1].identity.data.partial] or runs
+    runs = [run for run in runs if not run[1].perturbed] or runs
     folder, latest = max(runs, key=lambda run: (run[1].finished or "", run[1].started, run[0].name))
     others = [path for path, record in runs if _what(record) != _what(latest)]
     if others:

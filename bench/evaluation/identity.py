@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.split import Split
+from bench.evaluation.perturbation import note_of
 from bench.evaluation.protocols import Protocol
 from bench.grounding import PipelineCard, PipelineContext
 from bench.hashing import find_file, places_of, sha256_file, sha256_folder
 from bench.runs import contents, provenance
 from bench.runs.contents import options_by_contents, weights_by_part
 from bench.runs.record import FILE, DataIdentity, Identity, RunRecord, signature
-from bench.settings import Settings, weights_named
+from bench.settings import PERTURB, Settings, weights_named
 
 CLIENT = "client"  # table of options: how a server is reached, which moves no number
 MOST_HEADER = 10 << 20  # bytes of metadata
@@ -65,6 +66,8 @@ def identity_of(
     options = _plain(context.options)
     options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card has
     options.pop(CLIENT, None)
+    if not options.get(PERTURB):
+        options.pop(PERTURB, None)
 
     def file_of(key: str, name: str) -> str | None:
         path = find_file(name, context)
@@ -119,13 +122,15 @@ def new_record(
     identity: Identity, split: Split, context: PipelineContext, card: PipelineCard, settings: Settings, rule: Protocol
 ) -> RunRecord:
     """Make the record of a run that has no answers yet."""
+    kind = identity.perturbed
     return RunRecord(
         status="running",
         provenance="run",
-        name=context.name,
+        name=f"{context.name} ({kind})" if kind else context.name,
         protocol=rule.name,
         signature=signature(
-            rule.name, identity.data, rule.hits_at, card.proposals, card.weights.get("prompt", ""), bool(rule.sets)
+            *(rule.name, identity.data, rule.hits_at, card.proposals, card.weights.get("prompt", ""), bool(rule.sets)),
+            perturbed=kind,
         ),
         proposals=card.proposals,
         identity=identity,
@@ -143,7 +148,7 @@ def new_record(
         environment=provenance.environment(context.device, context.seed, identity.deterministic),
         card=plain_card(card),
         sessions=0,
-        notes=(),
+        notes=(note_of(kind, identity.seed, split.scenes),) if kind else (),
         errors={},
         metrics=None,
         throughput=None,

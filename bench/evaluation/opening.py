@@ -16,7 +16,7 @@ from bench import registry
 from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.datasets.split import Split
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UnknownName, UsageError
 from bench.evaluation.device import (
     OthersLoad,
     compute_with,
@@ -28,10 +28,11 @@ from bench.evaluation.device import (
     usable_cores,
     use_device,
 )
+from bench.evaluation.perturbation import KINDS, Perturbed
 from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
-from bench.settings import Resolved, RunSettings, merged
+from bench.settings import PERTURB, Resolved, RunSettings, merged
 from bench.tables import with_start, without_masks
 
 OWN_DATA = "file"
@@ -156,6 +157,8 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     seed_everything(context.seed)
     what = f"pipeline {context.name!r}"
     options, masks = without_masks(context.options)
+    if (kind := options.pop(PERTURB, "")) and kind not in KINDS:
+        raise UnknownName("perturbation", str(kind), KINDS)
     with registry.guarded(f"{what} could not be built", what, f"the package that brings {context.name}"):
         pipeline: Any = factory(replace(context, options=options))
         if not isinstance(pipeline, Pipeline):
@@ -166,6 +169,8 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
         if masks:
             where = f"bench.toml [pipelines.{context.name}.masks]"
             pipeline = registry.load(registry.MASKS, masks.pop("kind"))(pipeline, masks, where, context)
+        if kind:
+            pipeline = Perturbed(pipeline, kind, context.seed, context.clock)
     context.acceleration.refuse_untaken(context.name, pipeline.card.accelerated)
     if context.candidates and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")

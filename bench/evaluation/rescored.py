@@ -60,7 +60,8 @@ def rescored(
         update={
             "protocol": rule.name,
             "signature": signature(
-                rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt, bool(rule.sets)
+                *(rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt, bool(rule.sets)),
+                perturbed=record.perturbed,
             ),
             "metrics": metrics,
             "notes": (*(n for n in record.notes if not n.startswith(THRESHOLD)), chosen) if chosen else record.notes,

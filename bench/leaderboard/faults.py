@@ -44,7 +44,8 @@ def record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
         yield f"{RECORD}: protocol: no protocol is called {record.protocol[:100]!r}; known: {', '.join(PROTOCOLS)}"
     else:
         made = signature(
-            rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt, bool(rule.sets)
+            *(rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt, bool(rule.sets)),
+            perturbed=record.perturbed,
         )
         if made != record.signature:
             yield f"{RECORD}: signature: is {record.signature[:200]!r}, but its parts make {made[:200]!r}"

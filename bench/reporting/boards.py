@@ -22,7 +22,7 @@ from bench.grounding import Supervision
 from bench.reporting.published import beside, compared
 from bench.reporting.rows import Row, number_of, run_row
 from bench.runs.lock import state_of
-from bench.runs.record import RunRecord
+from bench.runs.record import PERTURBED, RunRecord
 from bench.settings import shipped_options
 from bench.speed.record import SpeedRecord, headline, read_speeds, speed_of
 
@@ -48,6 +48,16 @@ class Board:
     images: int
     rows: tuple[Row, ...]
 
+    @property
+    def perturbed(self) -> str:
+        """The perturbation of what the pipelines got; empty for plain runs."""
+        return self.signature.partition(PERTURBED)[2]
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is of the usual protocol, the pipelines' own proposals and plain scenes."""
+        return self.protocol == "iou" and not self.proposals and not self.perturbed
+
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
@@ -67,7 +77,7 @@ def collect(results: Path) -> Leaderboard:
     for runs in kept:
         tables.setdefault(runs[-1][0].comparable, []).append(runs)
     boards = [board for each in tables.values() if (board := _board(results, each, speeds, left_out)).rows]
-    boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
+    boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.perturbed, b.signature))
     return Leaderboard(tuple(boards), tuple(sorted(left_out)))
 
 

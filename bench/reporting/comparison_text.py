@@ -72,6 +72,23 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
     )
 
 
+def drop_lines(kind: str, compared: Comparison | None) -> list[str]:
+    """Say what a perturbation costs, from the plain run (A) against the perturbed one (B); nothing without them."""
+    if compared is None:
+        return []
+    (pair,), (plain, other) = compared.pairs, compared.runs
+    low, high = pair.ci95
+    lines = [
+        f"{kind} costs {signed(100 * pair.difference)} points {_interval(pair.ci95, pair.few_different)} "
+        f"({p_text(pair.p)}): {percent(plain['acc@0.5'])} without it, {percent(other['acc@0.5'])} with it",
+        f"by strata: bench compare {plain['run_dir']} {other['run_dir']}",
+    ]
+    if low <= 0 <= high:
+        unread = "; a pipeline that scores the same on shuffled words has not read them" * (kind == "shuffle-words")
+        lines.insert(1, f"the interval includes 0, so no drop is shown{unread}")
+    return lines
+
+
 def _interval(bounds: Sequence[float], few: int | None) -> str:
     """Format the interval of a difference, with the number of images that it comes from where these are few."""
     return interval(bounds, f"{few} image{'s' * (few != 1)} differ{'s' * (few == 1)}" if few is not None else "")

@@ -157,4 +157,4 @@ def _only(boards: Sequence[Board]) -> Board:
     if len({board.split for board in boards}) > 1:
         several = ", ".join(f"{board.split} ({board.protocol})" for board in boards)
         raise UsageError(f"fiftyone takes one split, but there are runs on {several}; choose one with --split")
-    return next((board for board in boards if board.protocol == "iou" and not board.proposals), boards[0])
+    return next((board for board in boards if board.usual), boards[0])

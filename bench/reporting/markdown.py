@@ -47,7 +47,7 @@ def leaderboard_markdown(leaderboard: Leaderboard, intro: str = INTRO, chosen: C
     parts = [intro, LEGEND]
     if not leaderboard.boards:
         parts.append("No complete run yet.\n")
-    names = [(board.split, board.protocol, board.proposals) for board in leaderboard.boards]
+    names = [(board.split, board.protocol, board.proposals, board.perturbed) for board in leaderboard.boards]
     for board, name in zip(leaderboard.boards, names, strict=True):
         parts += _board(board, names.count(name) > 1, chosen)
     parts += [] if chosen else _weights_behind(leaderboard.boards)
@@ -61,6 +61,7 @@ def _board(board: Board, namesake: bool, chosen: Collection[str]) -> list[str]:
     """Return the sections of one table."""
     title = escape(board.split) + ("" if board.protocol == "iou" else f", protocol {escape(board.protocol)}")
     title += f", proposals {escape(board.proposals)}" if board.proposals else ""
+    title += f", perturbed by {escape(board.perturbed)}" if board.perturbed else ""
     rule = PROTOCOLS.get(board.protocol)
     hits_at = (
         "" if rule is None else rule.hits_at if not rule.sets else f"a hit is F1 = 1, boxes pair at {rule.hits_at}"

@@ -100,9 +100,12 @@ def own_rows(
     latest = [runs[-1] for runs in histories(results, [])]
     runs = [run for run in latest if run[0].identity.data.split in splits and run[0].protocol == protocol]
     given = [run for run in runs if run[0].proposals]
-    runs = [run for run in runs if not run[0].proposals]
+    perturbed = [run for run in runs if run[0].perturbed]
+    runs = [run for run in runs if not run[0].proposals and not run[0].perturbed]
     if given:
         notes.append(f"left out: {len(given)} runs that chose among annotated boxes")
+    if perturbed:
+        notes.append(f"left out: {len(perturbed)} runs on perturbed scenes")
     versions = {split: Counter(_data(record) for record, _ in runs if _split(record) == split) for split in splits}
     for split, counted in versions.items():
         kept = data.get(split) or next((version for version, _ in counted.most_common(1)), "")

@@ -37,6 +37,9 @@ RunRow = TypedDict(
         "several": NotRequired[Mapping[str, Any]],
         # Only where there are some: `MaskMetrics` (bench/runs/numbers.py), and `by`, what made masks of the boxes.
         "masks": NotRequired[Mapping[str, Any]],
+        # Only of perturbed scenes: the kind, and what it costs against the plain run (bench/cli/run.py).
+        "perturbed": NotRequired[str],
+        "drop": NotRequired[Mapping[str, Any] | None],
         "strata": Mapping[str, Mapping[str, Any]],  # cut -> label -> {n, hits, acc@0.5, ci95, ci95_note}
         "expressions_per_s": float | None,  # of the whole evaluation
         "images_per_s": float | None,
@@ -102,6 +105,8 @@ def run_row(record: RunRecord, run_dir: Path | str) -> RunRow:
         out["masks"] = {**metrics["masks"], "by": maker.get("kind") if isinstance(maker, Mapping) else None}
     if metrics.get("several"):
         out["several"] = metrics["several"]
+    if record.perturbed:
+        out["perturbed"] = record.perturbed
     for key in ("expressions_per_s", "images_per_s", "peak_memory_mb"):
         out[key] = getattr(speed, key) if speed else None
     out |= {

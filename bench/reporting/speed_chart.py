@@ -24,7 +24,7 @@ MARKS = "osD^vP"
 
 def chart_of(results: Path, split: str) -> str | None:
     """Draw the rows of a split under the usual protocol, on the device of most of them; None without a speed."""
-    boards = [b for b in collect(results).boards if b.split == split and b.protocol == "iou" and not b.proposals]
+    boards = [b for b in collect(results).boards if b.split == split and b.usual]
     rows = [row for board in boards for row in board.rows if row["speed"]]
     if not rows:
         return None

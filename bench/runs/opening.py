@@ -175,8 +175,8 @@ def _same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple
     """
 
     def command(of: Identity, under: str) -> tuple[Any, ...]:
-        limit = of.data.images if of.data.partial else None
-        return (of.pipeline, of.data.split, under, limit, of.data.split.startswith(FILE) and of.data.fingerprint)
+        own = of.data.split.startswith(FILE) and of.data.fingerprint
+        return (of.pipeline, of.perturbed, of.data.split, under, of.data.partial and of.data.images, own)
 
     runs = []
     shared = parent.with_name(slug(identity.data.split))

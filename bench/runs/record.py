@@ -27,10 +27,11 @@ from bench.errors import RunError
 from bench.runs.contents import by_contents
 from bench.runs.numbers import Metrics, Model, Throughput, without_old_intervals
 from bench.runs.seal import opened
+from bench.settings import PERTURB
 
 SCHEMA = 1
 RECORD = "run.json"
-PROMPT = "|prompt:"  # in a signature
+PROMPT, PERTURBED = "|prompt:", "|perturb:"  # in a signature
 THRESHOLD = re.compile(r"(?<=\|several)@[^|>]*(?=>)")
 FILE = "file:"  # in front of the path of people's own data
 SLACK = timedelta(days=1)  # clocks of machines differ
@@ -60,6 +61,11 @@ class Identity(Model):
     deterministic: bool
     compile: bool = False
     channels_last: bool = False
+
+    @property
+    def perturbed(self) -> str:
+        """Return the perturbation of what the pipeline got; empty for a plain run."""
+        return str(self.options.get(PERTURB) or "")
 
 
 class Imported(Model):
@@ -129,6 +135,11 @@ class RunRecord(Model):
         return str(weights.get("prompt") or "") if isinstance(weights, Mapping) else ""
 
     @property
+    def perturbed(self) -> str:
+        """Return the perturbation of what the pipeline got, as its identity has it."""
+        return self.identity.perturbed
+
+    @property
     def part(self) -> str:
         """Say which part of its split a partial run is about; empty for a whole one."""
         data = self.identity.data
@@ -189,17 +200,21 @@ def signature(
     proposals: str = "",
     prompt: str = "",
     sets: bool = False,
+    perturbed: str = "",
 ) -> str:
     """Return the meaning of a score in one line; a table never mixes two of them, but for prompt and threshold.
 
     For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a part of a split,
-    "|proposals:gt" at the end one whose pipeline chose among annotated boxes, "|prompt:qwen3@1,first" a chat model's.
-    Over sets of boxes it is "f1=1|several@0.35>=0.5|refdrone-test|n:3432|data:1a2b3c4d|sets|v1".
+    "|proposals:gt" at the end one whose pipeline chose among annotated boxes, "|perturb:mirror" one that got perturbed
+    scenes, "|prompt:qwen3@1,first" a chat model's. Over sets of boxes it is
+    "f1=1|several@0.35>=0.5|refdrone-test|n:3432|data:1a2b3c4d|sets|v1".
     """
     metric, boxes = ("f1=1", "sets") if sets else ("acc@0.5", "top1")
     size = f"n:{data.expressions}" + (",partial" if data.partial else "")
     return f"{metric}|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|{boxes}|v{SCHEMA}" + (
-        (f"|proposals:{proposals}" if proposals else "") + (f"{PROMPT}{prompt}" if prompt else "")
+        (f"|proposals:{proposals}" if proposals else "")
+        + (f"{PERTURBED}{perturbed}" if perturbed else "")
+        + (f"{PROMPT}{prompt}" if prompt else "")
     )
 
 

@@ -6,8 +6,9 @@ from painted_images import PLAIN, SIZE, STILL, corners, extent, noise, painted
 from PIL import ImageEnhance
 
 from bench.errors import SettingsError
+from bench.evaluation.perturbation import mirrored
 from bench.settings import parse_table
-from pipelines.augmentation import Augment, augmented, has_position, mirrored
+from pipelines.augmentation import Augment, augmented, has_position
 
 NEITHER = ("the dog", "clock", "flower behind the vase", "")
 OFFICIAL = ("bright shirt", "stop sign", "laptop")  # with a word of position inside another

@@ -34,6 +34,8 @@ def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, 
         raise UsageError(f"--hub-dataset {dataset!r} is not the id of a data set on the hub; expected OWNER/NAME")
     files: dict[str, str] = {}
     for board in boards:
+        if board.perturbed:  # no value of the model
+            continue
         place = _place(board.split, dataset)
         for entry in board.rows:
             folder = f"{slug(entry['pipeline'])}/{FOLDER}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) ->
         proposals = known.get(scene.id, known.get(image_key(scene.id)))
         if proposals is None:
             return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{path.name} has no row for this image")
-        return options.tidied(proposals, scene.image)
+        return options.tidied(replace(proposals, boxes=scene.placed(proposals.boxes)), scene.image)
 
     return SceneProposer("FileProposer", propose, {path.name: sha256_file(path)})
 

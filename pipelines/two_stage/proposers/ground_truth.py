@@ -33,7 +33,7 @@ def open_ground_truth(table: Mapping[str, Any], where: str, context: PipelineCon
     annotated, boxes_of = context.candidates.take()
 
     def propose(scene: LoadedScene) -> Proposals:
-        boxes = boxes_of(scene.id)
+        boxes = scene.placed(boxes_of(scene.id))
         if options.whole_image:
             height, width = scene.image.shape[:2]
             boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
