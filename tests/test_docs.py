@@ -37,7 +37,13 @@ def documented(heading: str) -> set[str]:
 
 def test_rows():
     record = read_record(next((PROJECT / "results" / "runs" / "yolo-clip").glob("*/*/run.json")).parent)
-    assert documented("## `bench run`") == {*run_row(record, "x"), "masks", "several"}  # which few runs have
+    assert documented("## `bench run`") == {
+        *run_row(record, "x"),
+        "masks",
+        "several",
+        "perturbed",
+        "drop",
+    }  # which few have
 
 
 def test_predict():

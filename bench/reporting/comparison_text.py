@@ -79,7 +79,7 @@ def drop_lines(kind: str, compared: Comparison | None) -> list[str]:
     (pair,), (plain, other) = compared.pairs, compared.runs
     low, high = pair.ci95
     lines = [
-        f"{kind} costs {signed(100 * pair.difference)} points {_interval(pair.ci95, pair.few_different)} "
+        f"{kind} costs {percent(pair.difference)} points {_interval(pair.ci95, pair.few_different)} "
         f"({p_text(pair.p)}): {percent(plain['acc@0.5'])} without it, {percent(other['acc@0.5'])} with it",
         f"by strata: bench compare {plain['run_dir']} {other['run_dir']}",
     ]
