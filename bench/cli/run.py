@@ -217,9 +217,8 @@ def drop_of(pair: Pair, run: Run) -> Comparison | None:
 
     from bench.comparison.compare import compare
     from bench.evaluation.study import stored
-    from bench.settings import PERTURB
 
-    plain = stored(replace(pair, options={**pair.options, PERTURB: ""}))
+    plain = stored(replace(pair, options={**pair.options, "perturb": ""}))
     if plain is None or plain.record.status != "complete":
         return None
     rule = pair.resolved.settings.evaluation

@@ -7,7 +7,7 @@
     jpeg             the image encoded anew as JPEG of quality 30
     resize           the image at half its width and height
 
-Ground truth, ids and stored boxes stay those of the original: a box found on the mirrored image is flipped back, which
+Ground truth, ids and stored boxes stay those of the original: a box on the mirrored image is flipped back, which
 has the IoU that it has with the flipped ground truth. `placed` of a scene moves boxes that a file or an annotation has.
 """
 
@@ -63,12 +63,12 @@ def shuffled(text: str, seed: int = 0) -> str:
 
 def without_relations(text: str) -> str:
     """Cut an English text before its first relation word that has more than an article before it."""
-    found = list(WORD.finditer(text))
-    words = [match[0].casefold() for match in found]
+    matches = list(WORD.finditer(text))
+    words = [match[0].casefold() for match in matches]
     for place, word in enumerate(words):
         side = word in SIDES and words[place + 1 : place + 2] in (["of"], ["to"])
         if (side or word in RELATIONS) and not ARTICLES.issuperset(words[:place]):
-            return text[: found[place].start()].rstrip(" ,;:-(")
+            return text[: matches[place].start()].rstrip(" ,;:-(")
     return text
 
 
