@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bench.acceleration import Acceleration
 from bench.errors import SettingsError, nearest, short
 from bench.inputs import Limits, enforce
 from bench.toml_tables import anchored as anchored
@@ -77,6 +78,11 @@ class RunSettings(Table):
     image_timeout_s: float = Field(60, gt=0, description="isolated: for an image; 20 times as many to load")
     memory_gb: float = Field(0, ge=0, description="isolated: GiB that it may take; 0 = 90 % of the machine's")
     rank_timeout_s: float = Field(600, gt=0, description="how long rank 0 waits for a silent rank")
+
+    @property
+    def acceleration(self) -> Acceleration:
+        """Return what is applied to every network."""
+        return Acceleration(self.compile, self.channels_last, self.dtype)
 
 
 class EvaluationSettings(Table):

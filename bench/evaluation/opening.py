@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bench import registry
-from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.datasets.split import Split
 from bench.errors import BenchError, UnknownName, UsageError
@@ -133,7 +132,7 @@ def pipeline_context(
         clock=Clock(device),
         train_scenes=lambda split="": _train_scenes(name, dataset, split, resolved),
         candidates=Candidates(None if isinstance(split, str) else split.scenes),
-        acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
+        acceleration=run.acceleration,
         several=several or (isinstance(split, Split) and split.several),
     )
 
