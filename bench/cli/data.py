@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.audit import review
 from bench.cli.options import SPLIT, Config, Json, Limit, Offline, Seed, settings_of
 from bench.cli.output import console_of, echo, emit, table_of
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bench.datasets.verify import Standing, Verified
 
 app = typer.Typer(help="Prepare, verify, list and draw data sets.", no_args_is_help=True)
+app.command()(review)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set (refcoco) or one of its splits (refcoco-val).")]
 NAMED = 10  # images of each kind of fault that are named on the terminal; --json has all
 

@@ -29,6 +29,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "bench speed -p clipvg,mdetr -s refcoco-val --interleave --dtype bfloat16",
         "bench speed -p yolo-clip -s shapes-val --min-seconds 1 --min-batches 5",
     ),
+    "audit": (
+        "bench audit qwen internvl -s refcoco-testA --out audit.html",
+        "bench audit mdetr clipvg -s shapes-val --json",
+    ),
     "verify": ("bench verify", "bench verify yolo-clip/shapes-val --json"),
     "leaderboard": ("bench leaderboard", "bench leaderboard --results other/results --check"),
     "leaderboard submit": (
@@ -88,6 +92,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "data verify": ("bench data verify refcoco", "bench data verify file:mine.jsonl --threads 8"),
     "data list": ("bench data list", "bench data list --json"),
+    "data review": (
+        "bench data review refcoco-val --reviewed refcoco_val_reviewed.json",
+        "bench data review refcoco-val --reviewed refcoco_val_reviewed.json --doubtful state=wrong",
+    ),
     "data sheet": (
         "bench data sheet shapes-val",
         "bench data sheet refcoco-testA -o sheet.png --scenes 24",

@@ -26,6 +26,7 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
         "compare": "Compare runs: which is better, and how certain that is.",
         "power": "Compute which difference a split shows.",
         "speed": "Measure how fast pipelines are.",
+        "audit": "List labels that runs and annotations make doubtful.",
         "verify": "Check stored runs: their files, and their numbers.",
         "leaderboard": "Write the tables of results/ from the stored runs.",
         "table": "Print the table that papers print, published rows above ours.",

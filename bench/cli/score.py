@@ -61,6 +61,14 @@ def score(
         bool,
         typer.Option("--coverage", help="Print the risk-coverage and calibration of its scores."),
     ] = False,
+    flags: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score it by flag, and without doubtful labels (bench audit).",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
@@ -116,7 +124,14 @@ def score(
             partial=partial,
             card=claimed_card(name or predictions.stem, data.dataset, resolved, card, claims),
         )
-    print_rows([record], table_console(as_json))
+    records = [record]
+    if flags is not None:
+        from bench.audit.reviewed import under_flags
+
+        if run is None or keep or protocol or threshold:
+            raise UsageError("--flags shows a stored run under its own protocol; give RUN and --flags alone")
+        records = [*under_flags(folder, record, flags, resolved, split)]
+    print_rows(records, table_console(as_json))
     entries = {}
     if coverage:
         from bench.evaluation.confidence import confidence
@@ -133,4 +148,4 @@ def score(
         print_confidence(record.name, worth, table_console(as_json))
         entries = {"coverage": asdict(worth)}
     if as_json:
-        emit({"rows": [run_row(record, folder) | entries]})
+        emit({"rows": [run_row(each, folder) | entries for each in records]})

@@ -6,8 +6,8 @@ float64; no box, a NaN, an inverted or empty box and an unreadable image are mis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Outcomes:
     the scene reaches, NaN where there are none. `image` is the scene's position. `proposals` (scenes) counts boxes, -1
     where the pipeline makes none; `unreadable` (scenes) marks images that could not be read; `duplicates` counts second
     answers, which were dropped. `masks` is None where the split or the answers have none. Under a protocol over sets
-    there are `sets`, `overlap` and `iou` are F1, and a rejection counts as answered.
+    there are `sets`, `overlap` and `iou` are F1, and a rejection counts as answered. `cuts` are further strata.
     """
 
     protocol: Protocol
@@ -61,6 +61,7 @@ class Outcomes:
     duplicates: int
     masks: MaskOutcomes | None = None
     sets: SetOutcomes | None = None
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
 
     @cached_property
     def expressions(self) -> tuple[Expression, ...]:
@@ -71,7 +72,7 @@ class Outcomes:
     @cached_property
     def strata(self) -> dict[str, Cut]:
         """Return the label of each expression in each cut."""
-        cuts = strata(self.annotations)
+        cuts = {**strata(self.annotations), **self.cuts}
         if self.sets is None:
             return cuts
         return cuts | {"targets": Cut(np.minimum(self.sets.targets, 2), ORDER["targets"])}

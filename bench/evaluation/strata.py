@@ -8,6 +8,7 @@
     people          whether a person is referred to: by category where it is known, else whether the words name one
     same category   objects of the referent's class in the image, the referent included: 1, 2, 3, 4+, where known
     targets         none, one, several: under protocols over sets (several.py)
+    label           what a person says of it, where flags are given (bench/audit/flags.py)
     position prior  whether the referent lies where targets of its noun usually lie on other images (position_prior.py)
 
 An expression has no label where a cut does not apply to it, so the rows of a cut need not add up to the split.
@@ -52,6 +53,7 @@ ORDER = {
     "same category": ("1", "2", "3", "4+"),
     "position prior": ("agrees", "disagrees"),
     "targets": ("none", "one", "several"),
+    "label": ("ok", "doubtful", "unknown"),
 }
 LATER = frozenset({"position prior"})  # cuts that stored runs of before do not have
 MOST_KINDS = 40  # a file whose every expression has a kind of its own gets no table of ten thousand rows
