@@ -1,4 +1,4 @@
-"""`bench audit` and `bench data review`: labels that are doubtful, and flags that say so; no torch, no images."""
+"""`bench audit`: the labels of a split that stored runs and the annotations themselves make doubtful; no torch."""
 
 from __future__ import annotations
 
@@ -66,47 +66,8 @@ def audit(
         from bench.reporting.report.audit import write_page
 
         missing = write_page(made, out)
-        echo(f"{out}: a page with {len(rows):,} labels to judge", err=as_json)
+        echo(f"{out}: a page with {len(rows):,} labels to review", err=as_json)
         if missing:
             echo(f"images that cannot be drawn: {missing:,}; their boxes are on a blank frame", err=as_json)
     if as_json:
         emit({"counts": counts, "doubtful": rows})
-
-
-def review(
-    split: Annotated[str, typer.Argument(metavar="SPLIT", help="The split that was reviewed: refcoco-val.")],
-    reviewed: Annotated[Path, typer.Option(metavar="FILE", help="JSON or JSONL with a row a reviewed expression.")],
-    doubtful: Annotated[
-        str, typer.Option(metavar="KEY=VALUE,...", help="Key of a row, and what it says of a wrong label.")
-    ] = "",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file of flags to write.")] = Path("flags.json"),
-    xyxy: Annotated[
-        bool, typer.Option("--xyxy", help="The file's boxes are corners, not x, y, width, height.")
-    ] = False,
-    config: Config = None,
-    json: Json = False,
-) -> None:
-    """Turn somebody's review of a split into flags, matched by id, by object and text, or by box and text.
-
-    Without --doubtful the keys of the file are listed.
-    """
-    from dataclasses import asdict
-
-    from bench.audit.flags import read_review, write_flags
-    from bench.datasets.load import load_split
-    from bench.errors import DataError
-
-    data = load_split(split, settings_of(config))
-    made = read_review(reviewed, data, doubtful, xywh=not xyxy)
-    if not made.flags:
-        raise DataError(f"{reviewed}: not one of its {made.rows:,} rows matches {data.name}; is it another split's?")
-    write_flags(out, data, made.flags, reviewed.name)
-    wrong = sum(flag == "doubtful" for flag in made.flags.values())
-    echo(
-        f"{out}: {len(made.flags):,} expressions of {data.name} have a flag, {wrong:,} of them doubtful. Rows matched "
-        f"by id {made.by_id:,}, by object {made.by_target:,}, by box {made.by_box:,}; not matched: {made.unmatched:,} "
-        f"of {made.rows:,}",
-        err=json,
-    )
-    if json:
-        emit(asdict(made) | {"out": out, "unmatched": made.unmatched})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.audit import review
-from bench.cli.options import SPLIT, Config, Json, Limit, Offline, Seed, settings_of
+from bench.cli.data_labels import noisy_labels, review
+from bench.cli.options import Config, Json, Offline, settings_of
 from bench.cli.output import console_of, echo, emit, table_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.datasets.verify import Standing, Verified
 
 app = typer.Typer(help="Prepare, verify, list and draw data sets.", no_args_is_help=True)
+app.command("noisy-labels")(noisy_labels)
 app.command()(review)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set (refcoco) or one of its splits (refcoco-val).")]
 NAMED = 10  # images of each kind of fault that are named on the terminal; --json has all
@@ -181,61 +182,6 @@ def sheet(
     save_image(contact_sheet(drawn, data.images), out)
     echo(f"{len(drawn)} scenes of {data.name} drawn in {out}; are the boxes where they should be?")
     echo(f"next: bench run --pipeline yolo-clip,mdetr --split {shlex.quote(split)}")
-
-
-@app.command("noisy-labels")
-def noisy_labels(
-    kind: Annotated[
-        str,
-        typer.Option("--kind", metavar="template|relation|caption", help="Rows of 1 entity, of 2, or of 3 and more."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write.")],
-    split: Annotated[str, typer.Option("--split", "-s", help="A split of shapes.", **SPLIT)] = "shapes-train",
-    wrong_attribute: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows with a wrong colour or texture.")
-    ] = 0.2,
-    wrong_object: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows with the box of another object.")
-    ] = 0.2,
-    shifted_box: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows with a shifted box, of IoU 0.1 to 0.45.")
-    ] = 0.1,
-    per_image: Annotated[int, typer.Option(min=1, help="Most rows of an image.")] = 6,
-    limit: Limit = None,
-    seed: Seed = None,
-    config: Config = None,
-    json: Json = False,
-) -> None:
-    """Write pseudo-labels of shapes with faults at the given rates, to test a curriculum.
-
-    Each row's provenance names its fault and its true box. The same command writes the same bytes.
-    """
-    from collections import Counter
-
-    from bench.datasets.load import load_split
-    from bench.errors import DataError, UsageError
-    from bench.labelling.corrupted_shapes import check_rates, noisy_labels_of
-    from bench.labelling.label_files import check_jsonl_name, write_labels
-
-    check_jsonl_name(out)
-    rates = (wrong_attribute, wrong_object, shifted_box)
-    check_rates(rates)
-    resolved = settings_of(config, seed=seed)
-    data = load_split(split, resolved)
-    if data.dataset != "shapes":
-        raise UsageError(f"--split {split}: only shapes has the truth about every object; try shapes-train")
-    scenes = data.scenes[:limit]
-    faults: Counter[str] = Counter()
-    settings = resolved.settings
-    labels = noisy_labels_of(scenes, kind, settings.data.shapes.seed, settings.run.seed, rates, per_image)
-    rows, count, _ = write_labels(out, labels, data.name, lambda label: faults.update([label.provenance["noise"]]))
-    if not rows:
-        raise DataError(f"not one of {len(scenes):,} images allows a {kind} row; raise --limit")
-    if json:
-        emit({"file": out, "rows": rows, "images": count, "noise": dict(faults.most_common())})
-        return
-    shares = ", ".join(f"{name} {n:,} ({n / faults.total():.1%})" for name, n in faults.most_common())
-    echo(f"{rows:,} rows about {count:,} images in {out}: {shares}")
 
 
 def _plain(text: str) -> str:

@@ -26,7 +26,7 @@ def write_page(made: Audit, out: Path, pixels: int | None = None) -> int:
     Raises UsageError where no label is doubtful, RunError where `out` cannot be written.
     """
     if not len(made.doubtful):
-        raise UsageError("no label is doubtful, so there is nothing to judge; leave --out out")
+        raise UsageError("no label is doubtful, so there is nothing to review; leave --out out")
     places = sorted(set(made.known.image[made.doubtful].tolist()))
     scenes = [made.split.scenes[place] for place in places]
     small, _ = thumbnails(scenes, made.split.images, pixels)
