@@ -1,1 +1,1 @@
-"""Doubtful labels: found by stored runs and by the annotations alone, reviewed by a person, kept as a file of flags."""
+"""Doubtful labels: from stored runs and from the annotations alone, reviewed by a person, kept as a file of flags."""

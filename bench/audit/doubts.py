@@ -131,8 +131,8 @@ def _boxes(run: ComparedRun, split: Split, known: Annotations) -> Float:
     answers = complete_answers(run.folder, run.record, split.scenes)
     boxes = np.full((len(known.image), 4), np.nan)
     first = {name: place for place, name in reversed(list(enumerate(answers.ids)))}
-    found = [(at, first[name]) for name, at in known.position.items() if name in first]
-    at, place = np.array(found, np.int64).reshape(-1, 2).T
+    matches = [(at, first[name]) for name, at in known.position.items() if name in first]
+    at, place = np.array(matches, np.int64).reshape(-1, 2).T
     boxes[at] = answers.boxes[place]
     sizes = np.nan_to_num(known.sizes[known.image], nan=np.inf)
     return clip_xyxy(boxes, sizes[:, 0], sizes[:, 1])

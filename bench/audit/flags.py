@@ -87,7 +87,7 @@ def labels(flags: Flags, split: Split) -> list[Flag | None]:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """Somebody's review matched with a split: flags by id, and how many rows each way of matching found."""
+    """Somebody's review matched with a split: flags by id, and how many rows each way of matching fits."""
 
     flags: dict[str, Flag]
     rows: int
@@ -123,9 +123,9 @@ def read_review(path: Path, split: Split, doubtful: str, xywh: bool = True) -> R
     for row in rows:
         flag: Flag = "doubtful" if str(row[key]) in wrong else "ok"
         places = by_text.get(_plain(_first(row, TEXTS)), [])
-        how, found = _match(row, places, ids, ref_ids, known, xywh)
+        how, matches = _match(row, places, ids, ref_ids, known, xywh)
         counts[how] += 1
-        for place in found:
+        for place in matches:
             flags[ids[place]] = "doubtful" if flags.get(ids[place]) == "doubtful" else flag
     return Review(flags, len(rows), counts["id"], counts["target"], counts["box"])
 
@@ -137,21 +137,21 @@ def _match(
     """Find a row among the expressions at `places`, which have its text -> how, and where."""
     # 1. By the sentence's id. An id alone may be another file's numbering, hence the text too.
     own = {str(row[key]) for key in IDS if key in row}
-    if found := [place for place in places if ids[place] in own]:
-        return "id", found
+    if matches := [place for place in places if ids[place] in own]:
+        return "id", matches
     # 2. By the id of the object.
     target = {str(row[key]) for key in TARGETS if key in row}
-    if found := [place for place in places if ref_ids[ids[place]] in target]:
-        return "target", found
+    if matches := [place for place in places if ref_ids[ids[place]] in target]:
+        return "target", matches
     # 3. By the box, on the same image where the row names one: a box and a text alone rarely meet twice.
     box, name = row.get("bbox", row.get("box")), _first(row, IMAGES)
     if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
         corners = box_xywh_to_xyxy(box) if xywh else np.array(box, np.float64)
         near = [place for place in places if np.abs(known.boxes[place] - corners).max() <= NEAR]
         files = {place: Path(known.files[known.image[place]]).name for place in near}
-        found = [place for place in near if not name or files[place] == Path(name).name]
-        if len(found) == 1 or (name and found):
-            return "box", found
+        matches = [place for place in near if not name or files[place] == Path(name).name]
+        if len(matches) == 1 or (name and matches):
+            return "box", matches
     return "", []
 
 
