@@ -10,7 +10,7 @@ import typer
 from bench.cli.options import SPLIT, Config, Json, Results, settings_of
 from bench.cli.output import echo, emit
 
-SHOWN = 20  # expressions on the terminal; --json and the page have all
+LISTED = 20  # expressions on the terminal; --json and the page have all
 
 
 def audit(
@@ -58,10 +58,10 @@ def audit(
         }
         for place in made.doubtful.tolist()
     ]
-    for row in rows[:SHOWN]:
+    for row in rows[:LISTED]:
         echo(f"  {row['id']}  {row['file']}  {row['text']}", err=as_json)
-    if len(rows) > SHOWN:
-        echo(f"  and {len(rows) - SHOWN:,} more; --json and --out have all", err=as_json)
+    if len(rows) > LISTED:
+        echo(f"  and {len(rows) - LISTED:,} more; --json and --out have all", err=as_json)
     if out is not None:
         from bench.reporting.report.audit import write_page
 
