@@ -27,7 +27,7 @@ from clipvg.official import write_official
 from pipelines.canvas import Canvas, covered, kept_patches, normalised, stacked
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
-from pipelines.on_canvas import CanvasPipeline
+from pipelines.on_canvas import CanvasPipeline, Fused
 from pipelines.two_stage.clip.as_published import fold_quick_gelu
 from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, open_clip, token_ids
 
@@ -78,7 +78,8 @@ class ClipVGPipeline(CanvasPipeline):
         )
         self.tokenizer = open_clip.get_tokenizer(self.network.config.clip)
         self.size = self.network.config.image_size
-        self.patch = self.size // self.network.side
+        self.side, self.width = self.network.side, self.network.config.hidden
+        self.patch = self.size // self.side
         self.card = make_card(
             context,
             options.card,
@@ -132,6 +133,14 @@ class ClipVGPipeline(CanvasPipeline):
         places, counts = np.flatnonzero(keep), keep.sum(axis=1).tolist()
         index, slots = self.engine.to_device(torch.from_numpy(np.stack([places, places % keep.shape[1] + slot])))
         return list(zip(tokens.flatten(0, 1).index_select(0, index).split(counts), slots.split(counts), strict=True))
+
+    def fused(self, rows: Rows, padding: Tensor | None) -> Fused:
+        """Compute every token of the V-L transformer; the hook of FusesTokens."""
+        tokens, slots = rows
+        ignored = None if padding is None else F.pad(padding, (1, 0))
+        out = self.network.fuse_tokens(tokens, F.pad(slots, (1, 0)), ignored)
+        cells = slots - (2 + self.network.context)  # [REG], the text and the class token come before the patches
+        return Fused(out, tokens, cells, padding, self.network.box(out[:, 0]))
 
     def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
         """(N, 4), cxcywh in 0..1 of the canvas."""

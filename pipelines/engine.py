@@ -131,14 +131,24 @@ class PairEngine(Engine, Generic[Image]):
         super().__init__(context, encode_texts, images, texts)
         self.clock, self._encode_images, self._fuse, self._kind = context.clock, encode_images, fuse, kind
 
-    def ground(self, images: Sequence[Image], pairs: Sequence[tuple[int, str]]) -> Tensor:
-        """Fuse pairs of an image's index and a text -> (N, ...), a row a pair, on the device."""
+    def ground(
+        self,
+        images: Sequence[Image],
+        pairs: Sequence[tuple[int, str]],
+        fuse: Callable[..., Tensor] | None = None,
+        beside: Rows = (),
+    ) -> Tensor:
+        """Fuse pairs of an image's index and a text -> (N, ...), a row a pair, on the device.
+
+        `fuse` stands in for the network's own, as a head of another kind does; it gets a pair's rows of `beside`,
+        (N, ...) each on the device, too.
+        """
         with self.clock.stage("image encode"):
             image_rows = self.encode_images(images)
         with self.clock.stage("text encode"):
             text_rows = self.encode_texts(text for _, text in pairs)
         with self.clock.stage("fusion"):
-            return self.fuse(image_rows, text_rows, pairs)
+            return self.fuse(image_rows, text_rows, pairs, fuse, beside)
 
     def encode_images(self, images: Sequence[Image]) -> list[Rows]:
         """Encode images, those of one kind together, in the order given."""
@@ -149,21 +159,29 @@ class PairEngine(Engine, Generic[Image]):
         return in_groups(images, self._kind, work)
 
     def fuse(
-        self, image_rows: Sequence[Rows], text_rows: Mapping[str, Rows], pairs: Sequence[tuple[int, str]]
+        self,
+        image_rows: Sequence[Rows],
+        text_rows: Mapping[str, Rows],
+        pairs: Sequence[tuple[int, str]],
+        fuse: Callable[..., Tensor] | None = None,
+        beside: Rows = (),
     ) -> Tensor:
-        """Fuse pairs of encoded images and texts -> (N, ...), a row a pair."""
+        """Fuse pairs of encoded images and texts -> (N, ...), a row a pair; `fuse` and `beside` as of `ground`."""
         # 1. Every row of the batch once, in one table: a pair's sequence is then two runs of the table's indices.
         items = [*text_rows.values(), *image_rows]
-        table = tuple(torch.cat(parts) for parts in zip(*items, strict=True))
-        lengths = np.array([len(item[0]) for item in items])
+        table, lengths = joined(items)
         number = {text: n for n, text in enumerate(text_rows)}
         # 2. Each different pair once, the short ones first.
         distinct = {pair: n for n, pair in enumerate(dict.fromkeys(pairs))}
         both = np.array([(number[text], len(number) + index) for index, text in distinct])  # (D, 2)
         order = lengths[both].sum(axis=1).argsort(kind="stable")
 
+        first = np.unique([distinct[pair] for pair in pairs], return_index=True)[1]
+
         def work(chunk: NDArray[np.int64]) -> Tensor:
-            return self._fuse(*self._sequences(table, lengths, both[chunk]))
+            own = self.to_device(torch.from_numpy(first[chunk])) if beside else None
+            taken = (part.index_select(0, own) for part in beside if own is not None)
+            return (fuse or self._fuse)(*sequences(table, lengths, both[chunk], self.device), *taken)
 
         # 3. Fuse runs of like length.
         runs = _runs(lengths[both[order]].sum(axis=1))
@@ -171,15 +189,6 @@ class PairEngine(Engine, Generic[Image]):
         # 4. Back to the order of the pairs, the same pair twice where it was given twice.
         place = order.argsort()[[distinct[pair] for pair in pairs]]
         return torch.cat(fused).index_select(0, self.to_device(torch.from_numpy(place)))
-
-    def _sequences(
-        self, table: Rows, lengths: NDArray[np.int64], both: NDArray[np.int64]
-    ) -> tuple[Rows, Tensor | None]:
-        """Gather the sequences of pairs, (N, 2) numbers of a text and an image in the table, and their padding."""
-        index, beyond = joint_places(lengths, both)
-        flat = self.to_device(torch.from_numpy(index.ravel()))
-        rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
-        return rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -191,6 +200,21 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def joined(items: Sequence[Rows]) -> tuple[Rows, NDArray[np.int64]]:
+    """Join the rows of items, one after the other, in one table; return it and how many rows each item has."""
+    return tuple(torch.cat(parts) for parts in zip(*items, strict=True)), np.array([len(item[0]) for item in items])
+
+
+def sequences(
+    table: Rows, lengths: NDArray[np.int64], both: NDArray[np.int64], device: torch.device
+) -> tuple[Rows, Padding]:
+    """Gather the sequences of pairs, (N, 2) numbers of a text and an image in the table of `joined`; their padding."""
+    index, beyond = joint_places(lengths, both)
+    flat = to_device(torch.from_numpy(index.ravel()), device)
+    rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
+    return rows, to_device(torch.from_numpy(beyond), device) if beyond.any() else None
 
 
 def joint_places(lengths: NDArray[np.int64], both: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

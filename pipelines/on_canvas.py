@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,35 @@ from torch import Tensor
 from bench.grounding import Box, ImageArray, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
 from bench.masks import box_of, encode
 from pipelines.canvas import Canvas, Style, letterboxed, to_images
-from pipelines.engine import Engine, prepared_images
+from pipelines.engine import Engine, Rows, prepared_images
+
+
+class Fused(NamedTuple):
+    """What a network computes of N pairs below its box head, for a head of another kind.
+
+    `tokens` (N, 1 + L, d) are fused, [REG] first; `before` (N, L, d) are the text and image tokens that went in.
+    `cells` (N, L) numbers the cell of the canvas that a token is of, row by row; it is negative for tokens that are of
+    no cell. `ignored` (N, L) is True on padding, None where there is none; `boxes` (N, 4) are the network's own,
+    cxcywh in 0..1 of the canvas.
+    """
+
+    tokens: Tensor
+    before: Tensor
+    cells: Tensor
+    ignored: Tensor | None
+    boxes: Tensor
+
+
+@runtime_checkable
+class FusesTokens(Protocol):
+    """A pipeline on canvases that gives its tokens: the one hook that another head needs (docs/add-a-pipeline.md)."""
+
+    side: int  # cells along each side of the canvas
+    width: int  # d, of a token
+
+    def fused(self, rows: Rows, padding: Tensor | None) -> Fused:
+        """Compute the tokens of N joint sequences, given as PairEngine's `fuse` gets them; every token is computed."""
+        ...
 
 
 class CanvasPipeline(ABC):
@@ -34,6 +62,12 @@ class CanvasPipeline(ABC):
         """`threads` letterbox images where the harness did not."""
         self.clock = context.clock
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="letterbox")
+
+    def scene_rows(
+        self, batch: Sequence[LoadedScene], canvases: Sequence[Canvas], owned: Sequence[tuple[int, Query]]
+    ) -> Tensor:
+        """Ground the queries of scenes, each with its scene's index, as `rows` does."""
+        return self.rows(canvases, [(index, query.text) for index, query in owned])
 
     @abstractmethod
     def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
@@ -75,7 +109,7 @@ class CanvasPipeline(ABC):
         with self.clock.stage("letterbox"):
             canvases = prepared_images(batch, self.prepare, self.pool)
         # 2. Boxes on the canvas, and what stands beside them, on their way to the host.
-        wait = self.engine.to_host(self.rows(canvases, [(index, query.text) for index, query in owned]))
+        wait = self.engine.to_host(self.scene_rows(batch, canvases, owned))
 
         def predictions() -> list[Prediction]:
             # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.

@@ -27,7 +27,7 @@ from pipelines.canvas import Canvas, covered, stack_pixels
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.folding import fold_norms
-from pipelines.on_canvas import CanvasPipeline
+from pipelines.on_canvas import CanvasPipeline, Fused
 from pipelines.transvg.branches import Branches, masked_cells
 from pipelines.transvg.checkpoint import Loaded, open_network
 from pipelines.transvg.network import TransVG
@@ -172,6 +172,7 @@ class TransVGPipeline(BranchesPipeline):
     def __init__(self, options: TransVGOptions, context: PipelineContext, loaded: Loaded | None = None) -> None:
         super().__init__(options, context, loaded)
         self.attention = options.attention
+        self.side, self.width = self.network.side, self.network.config.hidden
 
     def prediction(
         self, query: Query, box: Box, rest: NDArray[np.float32], canvas: Canvas, image: ImageArray
@@ -205,6 +206,14 @@ class TransVGPipeline(BranchesPipeline):
         """Return the slots of text tokens, (length,)."""
         first = int(self.network.registers)
         return torch.arange(first, first + length, device=self.engine.device)
+
+    def fused(self, rows: Rows, padding: Tensor | None) -> Fused:
+        """Compute every token of the V-L transformer; the hook of FusesTokens."""
+        tokens, slots = rows
+        ignored = None if padding is None else F.pad(padding, (1, 0))
+        out = self.network.fuse_tokens(tokens, F.pad(slots, (1, 0)), ignored)
+        cells = slots - (self.network.registers + self.network.config.tokens)
+        return Fused(out, tokens, cells, padding, self.network.box(out[:, 0]))
 
     def fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
         """Fuse tokens and slots -> (N, 4), and (N, P) the attention to the cells where it is wanted."""

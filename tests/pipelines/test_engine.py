@@ -157,3 +157,17 @@ def test_a_network_is_prepared_in_its_precision_but_for_its_heads(context):
         assert parameter.dtype == (torch.float32 if name.startswith("head.") else torch.bfloat16), name
     assert torch.equal(network.head.weight, weight)  # never rounded on the way
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_another_fuse_gets_what_each_pair_brings(context):
+    """A head of another kind in the network's place: rows beside a pair come with it, whatever the order of chunks."""
+    toy = Toy(context(), images=10, texts=2)
+    beside = torch.arange(2.0 * len(PAIRS)).reshape(-1, 2)
+    beside[3] = beside[0]  # the same pair brings the same
+
+    def fuse(rows, padding, brought):
+        return torch.cat([toy.fuse(rows, padding), brought], dim=1)
+
+    out = toy.engine.ground(IMAGES, PAIRS, fuse, (beside,))
+    assert out[:, :3].tolist() == [expected(IMAGES[index], text) for index, text in PAIRS]
+    assert torch.equal(out[:, 3:], beside) and len(toy.pairs) > 1
