@@ -15,6 +15,7 @@ from bench import registry
 from bench.errors import BenchError, SettingsError, UnknownName
 from bench.settings import PERTURB, Resolved, flattened, merged, parse_table
 
+INNER = {"start", "network"}  # options that name a pipeline: whose boxes, or whose tokens, one goes on from
 LOADERS: dict[str, Callable[[str], Any]] = {
     "pipelines": registry.pipeline_factory,
     "train": lambda name: registry.load(registry.PIPELINES, name, "tasks"),
@@ -31,22 +32,30 @@ def without_masks(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 def with_start(options: Mapping[str, Any], resolved: Resolved, dataset: str, chain: tuple[str, ...]) -> dict[str, Any]:
-    """Lay the table of the pipeline that `start` names under it, for a pipeline that goes on from another's boxes.
+    """Lay the tables of the pipelines that `start` and `network` name under them, for one that goes on from others.
 
     `start = "clipvg"` is short for a table with that `kind`; a word that is no pipeline's name stays. `chain` are the
     pipelines that start from each other. Raises SettingsError for one that starts from itself.
     """
-    start = options.get("start")
-    table = {"kind": start} if isinstance(start, str) else start
-    kind = table.get("kind") if isinstance(table, Mapping) else None
-    if not isinstance(table, Mapping) or not isinstance(kind, str) or kind not in registry.names(registry.PIPELINES):
-        return dict(options)
-    if kind in chain:
-        raise SettingsError(
-            f"bench.toml [pipelines.{chain[0]}]: start: {' starts from '.join((*chain, kind))}; name another pipeline"
-        )
-    whole = merged(resolved.table("pipelines", kind, dataset), table)
-    return {**options, "start": with_start(whole, resolved, dataset, (*chain, kind))}
+    out = dict(options)
+    for key in INNER & options.keys():
+        start = options[key]
+        table = {"kind": start} if isinstance(start, str) else start
+        kind = table.get("kind") if isinstance(table, Mapping) else None
+        if (
+            not isinstance(table, Mapping)
+            or not isinstance(kind, str)
+            or kind not in registry.names(registry.PIPELINES)
+        ):
+            continue
+        if kind in chain:
+            raise SettingsError(
+                f"bench.toml [pipelines.{chain[0]}]: {key}: {' starts from '.join((*chain, kind))}; name another "
+                "pipeline"
+            )
+        whole = merged(resolved.table("pipelines", kind, dataset), table)
+        out[key] = with_start(whole, resolved, dataset, (*chain, kind))
+    return out
 
 
 def complete(

@@ -19,8 +19,8 @@ from bench.grounding import Pipeline, PipelineCard, PipelineContext
 from pipelines.card import WORST_FIRST
 
 
-def open_start(table: Mapping[str, Any] | str, context: PipelineContext) -> Pipeline:
-    """Open the pipeline that the table `start` of a context's options declares.
+def open_start(table: Mapping[str, Any] | str, context: PipelineContext, key: str = "start") -> Pipeline:
+    """Open the pipeline that the table `start`, or another `key`, of a context's options declares.
 
     Raises SettingsError where it names none, and what the pipeline's own factory raises.
     """
@@ -29,7 +29,7 @@ def open_start(table: Mapping[str, Any] | str, context: PipelineContext) -> Pipe
     known = registry.names(registry.PIPELINES)
     if kind not in known:
         raise SettingsError(
-            f"bench.toml [pipelines.{context.name}]: start: {kind!r} is no pipeline; name one of {', '.join(known)}"
+            f"bench.toml [pipelines.{context.name}]: {key}: {kind!r} is no pipeline; name one of {', '.join(known)}"
         )
     return registry.pipeline_factory(kind)(replace(context, name=kind, options=rest))
 
