@@ -87,7 +87,9 @@ def confidence(results: Outcomes, bootstrap: Bootstrap) -> Confidence:
     """Compute what a run's scores are worth. Raises DataError where its predictions have none, or some have none."""
     scores, hit = results.scores, results.hit
     given = np.isfinite(scores)
-    # 1. Refuse what would rank boxes without a score.
+    # 1. Refuse what would rank boxes without a score, or sets of boxes by the score of one.
+    if results.sets is not None:
+        raise DataError("no scores of sets of boxes")
     lacking = int((results.answered & ~given).sum())
     if not given.any():
         raise DataError("no scores")

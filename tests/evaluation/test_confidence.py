@@ -23,7 +23,13 @@ def made(rows, lacking=()):
     scores, hit, image = zip(*rows, strict=True)
     answered = np.array([score is not None or n in lacking for n, score in enumerate(scores)])
     values = np.array([np.nan if score is None else score for score in scores])
-    fields = {"scores": values, "hit": np.array(hit) & answered, "image": np.array(image), "answered": answered}
+    fields = {
+        "scores": values,
+        "hit": np.array(hit) & answered,
+        "image": np.array(image),
+        "answered": answered,
+        "sets": None,
+    }
     return SimpleNamespace(**fields, unreadable=np.zeros(4, bool))
 
 
@@ -83,7 +89,12 @@ def test_all_are_covered_at_100_percent_with_the_runs_own_interval():
     image = np.repeat(np.arange(60), 3)
     hit = rng.random(180) < 0.7
     results = SimpleNamespace(
-        scores=rng.random(180), hit=hit, image=image, answered=np.ones(180, bool), unreadable=np.zeros(60, bool)
+        scores=rng.random(180),
+        hit=hit,
+        image=image,
+        answered=np.ones(180, bool),
+        unreadable=np.zeros(60, bool),
+        sets=None,
     )
     worth = confidence(results, FEW)
     above = np.bincount(image, weights=hit)[:, None]
@@ -125,5 +136,9 @@ def test_an_expression_without_a_box_comes_last_and_is_in_no_bin():
 def test_runs_without_scores_are_refused():
     with pytest.raises(DataError, match="no scores"):
         confidence(made([(None, True, 0), (None, False, 1)], lacking=(0,)), FEW)
+    several = made([(0.5, True, 0), (0.4, False, 1)])
+    several.sets = object()
+    with pytest.raises(DataError, match="no scores of sets of boxes"):
+        confidence(several, FEW)
     with pytest.raises(DataError, match="1 of 2 boxes have no score"):
         confidence(made([(0.5, True, 0), (None, False, 1)], lacking=(1,)), FEW)
