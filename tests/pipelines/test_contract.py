@@ -25,8 +25,8 @@ from pipelines.oneref.tokenizer import SpmTokenizer
 
 SHIPPED = (  # with the weights of pipelines/weights, or none
     "yolo-clip", "detr-clip", "ssd-clip", "reclip", "seg-clip", "clip-pooling", "label-clip", "mdetr", "clipvg",
-    "transvg", "dynamic-mdetr", "hivg", "rl-refine", "whole-image", "centre-box", "fixed-box", "largest-proposal",
-    "random-proposal", "label-only",
+    "transvg", "dynamic-mdetr", "hivg", "rl-refine", "diffusion", "whole-image", "centre-box", "fixed-box",
+    "largest-proposal", "random-proposal", "label-only",
 )  # fmt: skip
 SHORT = {"max_new_tokens": 8}
 SMALL = {  # pipeline -> family of a small model, and what differs from its table

@@ -245,6 +245,13 @@ def test_a_policy_in_two_stages_on_scenes_of_another_seed(tmp_path, monkeypatch)
     assert path == tmp_path / "tiny-rl-refine.safetensors" and path.stat().st_size < 5e5 and seeds == [7]
 
 
+@pytest.mark.slow
+def test_diffusion_is_a_head_over_the_shipped_clipvg(tmp_path):
+    path = run("diffusion", tmp_path, 0, "cpu", TINY | {"steps": 2, "warm_up": 1, "validate_every": 1})
+    assert path == tmp_path / "tiny-diffusion.safetensors" and path.stat().st_size <= 7e5
+    assert "network" in path.with_suffix(".json").read_text()
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"there are clip, detr"):
         recipe("clop", {})
@@ -261,4 +268,5 @@ def test_mistakes_are_named(tmp_path):
         "dynamic-mdetr",
         "hivg",
         "rl-refine",
+        "diffusion",
     }

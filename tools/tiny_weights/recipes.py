@@ -14,6 +14,7 @@ from bench.errors import SettingsError
 from bench.settings import Resolved, load_settings, merged
 from bench.training.jobs import train_pipeline
 from bench.training.task import TaskFactory, TrainingJob
+from pipelines.diffusion import task as diffusion
 from pipelines.rl_refine import task as rl_refine
 from pipelines.two_stage import pipeline as two_stage
 from pipelines.two_stage.proposers.objects import class_names, scene_descriptions
@@ -21,7 +22,19 @@ from tools.tiny_weights import architectures, clip_pretraining, clipvg, dynamic_
 
 RECIPES = Path(__file__).with_name("shapes.toml")
 SPLIT = "shapes-train"
-PARTS = ("clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg", "dynamic-mdetr", "hivg", "rl-refine")
+PARTS = (
+    "clip",
+    "detr",
+    "ssd",
+    "yolo",
+    "clipvg-clip",
+    "clipvg",
+    "transvg",
+    "dynamic-mdetr",
+    "hivg",
+    "rl-refine",
+    "diffusion",
+)
 Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
 
 
@@ -41,6 +54,8 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
         return _train(part, "policy", rl_refine.tasks, table, resolved, out)
     if part == "clipvg-clip":
         return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
+    if part == "diffusion":
+        return _train(part, "head", diffusion.tasks, table, resolved, out)
     if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks}):
         return _train(part, "network", family[part], table, resolved, out)
     if part == "clipvg":
