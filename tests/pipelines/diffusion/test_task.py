@@ -29,7 +29,7 @@ def test_only_the_head_is_trained_and_its_losses_are_those_of_the_noised_boxes(j
     rng = torch.Generator().manual_seed(7)
     u = torch.rand((4, 3), generator=rng)
     noise = torch.randn((4, 3, 4), generator=rng)
-    fused = task.fused(batch)
+    fused = task.rows.fused(batch)
     for sample in range(3):
         target = batch.targets[:, None]
         noisy = to_boxes(noised(target, u[:, sample : sample + 1, None], noise[:, sample : sample + 1]))
@@ -74,7 +74,7 @@ def test_tokens_that_are_kept_are_those_that_are_computed(job):
     for kept in (False, True):
         task = DiffusionTask(job(cache_tokens=kept, batch=8))
         (_, batch), *_ = Stepping(task).batches()
-        fused.append(task.fused(batch))
+        fused.append(task.rows.fused(batch))
     computed, cached = fused
     keep = torch.ones_like(computed.cells, dtype=torch.bool) if computed.ignored is None else ~computed.ignored
     assert torch.equal(computed.cells[keep], cached.cells[keep])
