@@ -43,6 +43,7 @@ def test_rows():
         "several",
         "perturbed",
         "drop",
+        "train_images",
     }  # which few have
 
 

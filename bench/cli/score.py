@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from bench.cli.options import MORE, SPLIT, Config, Json, Key, Results, Xywh, settings_of
-from bench.cli.output import emit, table_console
+from bench.cli.output import echo, emit, table_console
 
 
 def score(
@@ -69,6 +69,14 @@ def score(
             rich_help_panel=MORE,
         ),
     ] = None,
+    train_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]LIST",
+            help="Print the accuracy on the images of an id list or a split, and on others.",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
@@ -79,14 +87,17 @@ def score(
     needs; imported predictions become a run of their own that the
     leaderboard shows.
     """
+    from bench.comparison.train_images import image_list, on_train_images
     from bench.errors import DataError, UsageError
     from bench.evaluation.rescored import rescored
+    from bench.reporting.comparison_text import train_image_lines
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
 
     if (run is None) == (predictions is None):
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")
     resolved, scored = settings_of(config, results), None
+    lists = [image_list(each, resolved) for each in train_images or ()]
     claims = {
         "trained_on": trained_on,
         "supervision": supervision,
@@ -132,7 +143,15 @@ def score(
             raise UsageError("--flags shows a stored run under its own protocol; give RUN and --flags alone")
         records = [*under_flags(folder, record, flags, resolved, split)]
     print_rows(records, table_console(as_json))
-    entries = {}
+    entries: dict[str, Any] = {}
+    if lists:
+        scored = scored or rescored(folder, resolved, protocol, split)[1]
+        assert record.metrics is not None
+        made = [on_train_images(scored, *each, record.metrics.bootstrap) for each in lists]
+        for each in made:
+            for line in train_image_lines(each):
+                echo(line, err=as_json)
+        entries["train_images"] = {each.name: asdict(each) for each in made}
     if coverage:
         from bench.evaluation.confidence import confidence
         from bench.reporting.confidence import print_confidence
@@ -146,6 +165,6 @@ def score(
                 f"{folder}: {error} in its predictions, so --coverage cannot rank them; leave it out"
             ) from None
         print_confidence(record.name, worth, table_console(as_json))
-        entries = {"coverage": asdict(worth)}
+        entries["coverage"] = asdict(worth)
     if as_json:
         emit({"rows": [run_row(each, folder) | entries for each in records]})
