@@ -87,12 +87,11 @@ def score(
     needs; imported predictions become a run of their own that the
     leaderboard shows.
     """
-    from bench.comparison.train_images import image_list, on_train_images
     from bench.errors import DataError, UsageError
     from bench.evaluation.rescored import rescored
-    from bench.reporting.comparison_text import train_image_lines
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
+    from bench.reporting.train_images import image_list, on_train_images, train_image_lines
 
     if (run is None) == (predictions is None):
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")

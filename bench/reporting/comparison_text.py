@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.comparison.compare import Comparison, Pair
-from bench.comparison.train_images import TrainImages
 from bench.reporting.cells import interval, measures, percent, signed
 from bench.reporting.terminal import empty_table, print_table, wide
 
@@ -88,23 +87,6 @@ def drop_lines(kind: str, compared: Comparison | None) -> list[str]:
         unread = "; a pipeline that scores the same on shuffled words has not read them" * (kind == "shuffle-words")
         lines.insert(1, f"the interval includes 0, so there may be no drop{unread}")
     return lines
-
-
-def train_image_lines(made: TrainImages) -> Iterator[str]:
-    """Yield a run's accuracy on the images of a list and on the others, and what the difference says."""
-    yield f"{made.name}: {made.listed:,} images are in the list"
-    nothing = "no image of the split is in the list; are these ids of its images?", "there are none in the split"
-    for part, what, none in zip((made.inside, made.outside), ("on them", "on the others"), nothing, strict=True):
-        if part.n:
-            score = f"{percent(part.accuracy)} {interval(part.ci95, part.ci95_note)}"
-            yield f"  {what}: {score}, {part.n:,} expressions about {part.images:,} images of the split"
-        else:
-            yield f"  {what}: {none}"
-    if made.difference is not None:
-        yield (
-            f"  difference {signed(100 * made.difference)} points {interval(made.ci95)} ({p_text(made.p)}), of "
-            "independent images; the two parts may differ in more than the training"
-        )
 
 
 def _interval(bounds: Sequence[float], few: int | None) -> str:

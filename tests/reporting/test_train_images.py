@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from bench.comparison.paired import UNKNOWN
-from bench.comparison.train_images import image_list, independent_difference, on_train_images
 from bench.errors import BenchError, DataError
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Expression, Prediction, Scene
+from bench.reporting.train_images import image_list, independent_difference, on_train_images
 from bench.runs.numbers import Bootstrap
 from bench.runs.predictions import SceneAnswers
 from bench.settings import Resolved, Settings

@@ -11,7 +11,7 @@ expressions; Student's degrees of freedom are Welch's, of images of equal size.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from bench.errors import DataError, short
 from bench.evaluation.outcomes import Outcomes
 from bench.evaluation.statistics import Interval, equal_images, ratio_intervals, student_quantile
 from bench.inputs import load_json, load_text
+from bench.reporting.cells import interval, percent, signed
+from bench.reporting.comparison_text import p_text
 from bench.runs.numbers import Bootstrap
 from bench.settings import Resolved
 
@@ -58,6 +60,23 @@ class TrainImages:
     difference: float | None
     ci95: Interval
     p: float
+
+
+def train_image_lines(made: TrainImages) -> Iterator[str]:
+    """Yield a run's accuracy on the images of a list and on the others, and what the difference says."""
+    yield f"{made.name}: {made.listed:,} images are in the list"
+    nothing = "no image of the split is in the list; are these ids of its images?", "there are none in the split"
+    for part, what, none in zip((made.inside, made.outside), ("on them", "on the others"), nothing, strict=True):
+        if part.n:
+            score = f"{percent(part.accuracy)} {interval(part.ci95, part.ci95_note)}"
+            yield f"  {what}: {score}, {part.n:,} expressions about {part.images:,} images of the split"
+        else:
+            yield f"  {what}: {none}"
+    if made.difference is not None:
+        yield (
+            f"  difference {signed(100 * made.difference)} points {interval(made.ci95)} ({p_text(made.p)}), of "
+            "independent images; the two parts may differ in more than the training"
+        )
 
 
 def image_list(given: str, resolved: Resolved) -> tuple[str, frozenset[str]]:
@@ -105,8 +124,8 @@ def on_train_images(results: Outcomes, name: str, keys: Collection[str], bootstr
     hits, counts = hits[counts > 0], counts[counts > 0]
     above, below = (np.stack([values * side for side in sides], axis=1) for values in (hits, counts))
     intervals = ratio_intervals(above, below, bootstrap.draws, bootstrap.seed, bootstrap.confidence)
-    for side, (interval, note) in zip(sides, intervals, strict=True):
-        parts.append(Part(int(side.sum()), int(counts[side].sum()), int(hits[side].sum()), interval, note))
+    for side, (bounds, note) in zip(sides, intervals, strict=True):
+        parts.append(Part(int(side.sum()), int(counts[side].sum()), int(hits[side].sum()), bounds, note))
     inside, outside = parts
     ci95, p = independent_difference([(hits[side], counts[side]) for side in sides], bootstrap.confidence)
     difference = inside.accuracy - outside.accuracy if inside.n and outside.n else None
