@@ -134,6 +134,7 @@ def test_what_is_offered():
         "dynamic-mdetr",
         "hivg",
         "rl-refine",
+        "oneref",
     }
     samples = desk.samples()
     assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3

@@ -20,9 +20,10 @@ from bench.training.task import TrainingJob
 from bench.training.trainer import train
 from pipelines import layers
 from pipelines.mdetr import checkpoint as mdetr_checkpoint
+from pipelines.oneref.checkpoint import load_network
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.proposers.proposals import open_proposer
-from tools.tiny_weights import clip_pretraining, clipvg, dynamic_mdetr, hivg, recipes, transvg
+from tools.tiny_weights import clip_pretraining, clipvg, dynamic_mdetr, hivg, oneref, recipes, transvg
 from tools.tiny_weights.recipes import recipe, run
 
 TINY = {"shapes": 6, "epochs": 1, "workers": 0}
@@ -252,6 +253,55 @@ def test_diffusion_is_a_head_over_the_shipped_clipvg(tmp_path):
     assert "network" in path.with_suffix(".json").read_text()
 
 
+ONEREF = {"width": 16, "layers": 3, "heads": 4, "image_size": 120, "patch": 12, "positions": 26, "text": 24}
+
+
+@pytest.fixture
+def small_oneref(tmp_path):
+    """A OneRef whose two lower layers were pre-trained for a step, and the recipe that goes on from it."""
+    changes = TINY | {"lower": 2, "network": ONEREF, "batch": 6, "warm_up": 1}
+    path = run("oneref-pretraining", tmp_path, 0, "cpu", changes)
+    options = {"lower": 2, "start_from": str(path), "batch": 9, "reference_batch": 9, "warm_up": 1, "second": False}
+    return TINY | options
+
+
+@pytest.mark.slow
+def test_a_onerefs_lower_layers_keep_image_and_text_apart(job, small_oneref):
+    """So what is computed once an image and once a text is what the network computes of both together."""
+    table = recipe("oneref", small_oneref)
+    task = oneref.tasks(job(**{k: v for k, v in table.items() if k not in ("shapes", "second")}))["network"]()
+    data, network = task.dataset(), task.model.eval()
+    batch = task.collate([data.sample(0, row) for row in range(7)])
+    with torch.no_grad():
+        image, (text, padding) = task._images_of(batch), task._texts_of(batch.texts)
+        pixels, ids, pads = task.inputs(batch)
+        both = network.embed_image(pixels), network.beit3.text_embed(ids)
+        both = both[0][batch.owners], both[1] + network.beit3.encoder.embed_positions.B.weight[2 : 2 + ids.shape[1]]
+        keep = torch.cat([pads.new_ones(len(pads), both[0].shape[1]), ~pads], dim=1)[:, None, None]
+        for layer in network.beit3.encoder.layers[:2]:
+            both = layer(*both, keep)
+        alone = task.losses(batch, torch.Generator())
+        task.config = task.config.model_copy(update={"lower": 0})
+        whole = task.losses(batch, torch.Generator())
+    torch.testing.assert_close(image[batch.owners], both[0], atol=2e-2, rtol=0)  # kept in float16
+    torch.testing.assert_close(text[~padding], both[1][~pads], atol=2e-2, rtol=0)
+    for name in whole:
+        torch.testing.assert_close(alone[name], whole[name], atol=2e-2, rtol=2e-2)
+    assert {"focal", "dice", "patch_focal", "l1", "auxiliary"} < alone.keys() and alone["focal"].count_nonzero() == 1
+
+
+@pytest.mark.slow
+def test_oneref(tmp_path, small_oneref, context):
+    path = run("oneref", tmp_path, 0, "cpu", small_oneref | {"steps": 2})
+    assert path == tmp_path / "tiny-oneref.safetensors" and path.stat().st_size < 1.6e6
+    network = load_network(path)
+    assert network.config.both and network.config.masks
+    trained, before = network.state_dict(), load_network(small_oneref["start_from"]).state_dict()
+    lower = [name for name in before if name.startswith(("beit3.encoder.layers.0.", "beit3.text_embed"))]
+    same = [torch.equal(trained[name], before[name]) for name in lower if not name.endswith("bias")]
+    assert all(same) and not torch.equal(trained["visu_proj.weight"], before["visu_proj.weight"])
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"there are clip, detr"):
         recipe("clop", {})
@@ -269,4 +319,6 @@ def test_mistakes_are_named(tmp_path):
         "hivg",
         "rl-refine",
         "diffusion",
+        "oneref-pretraining",
+        "oneref",
     }

@@ -179,7 +179,6 @@ def oneref(folder: Path, name: str = "base REC") -> dict[str, object]:
     return {"weights": str(plain_oneref.write_official(folder / "oneref.pth", state)), "tokenizer": str(tokenizer)}
 
 
-NOT_SMALL = ("oneref",)  # there are no weights for the embedded data
 PARTS = {
     "transvg": transvg,
     "transvg-R101": partial(transvg, blocks=(3, 4, 23, 3)),

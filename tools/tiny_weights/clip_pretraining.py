@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import open_clip
@@ -122,15 +122,16 @@ def scene_sample(scene: Scene, images: ImageSource, size: int) -> SceneSample:
 class Pretrained(nn.Module):
     """A CLIP, and the linear layer that reads boxes off its patches."""
 
-    def __init__(self, clip: Any) -> None:
+    def __init__(self, clip: Any, width: int) -> None:
         super().__init__()
         self.clip = clip
-        self.boxes = nn.Linear(clip.visual.conv1.weight.shape[0], 4)
+        self.boxes = nn.Linear(width, 4)
 
 
 class PretrainingTask(TrainTask):
     """A CLIP in pre-training. Texts are compared over the batch: scope "batch"."""
 
+    Config: ClassVar[type[Pretraining]] = Pretraining
     loss_scope = "batch"
     metric = "region_accuracy"
     config: Pretraining
@@ -138,17 +139,21 @@ class PretrainingTask(TrainTask):
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
-        self.config = parse_table(Pretraining, dict(job.recipe), "shapes.toml [clipvg-clip]")
+        self.config = parse_table(self.Config, dict(job.recipe), f"shapes.toml, for {job.context.name}")
         self.loss_weights = {"expression": 1.0, "description": 1.0, "patch": self.config.patch, "box": self.config.box}
         texts = [e.text for scene in job.scenes for e in scene.expressions] + [NOTHING]
         texts += [text for scene in job.scenes for text in scene_descriptions(scene)]
-        clip = small_clip(self.config.model, texts, job.context.seed)
-        check_clip(clip, self.config.model)
         self.device = torch.device(job.context.device)
-        self.model = Pretrained(clip).to(self.device)
-        self.tokenizer = open_clip.get_tokenizer(self.config.model)
-        self.size, self.patch = clip.visual.image_size[0], clip.visual.conv1.weight.shape[-1]
+        self.model = self.build(texts).to(self.device)
         self.side = self.size // self.patch
+
+    def build(self, texts: list[str]) -> Pretrained:
+        """Return the network for these texts, and set tokenizer and sizes."""
+        clip = small_clip(self.config.model, texts, self.job.context.seed)
+        check_clip(clip, self.config.model)
+        self.tokenizer: Any = open_clip.get_tokenizer(self.config.model)
+        self.size, self.patch = clip.visual.image_size[0], clip.visual.conv1.weight.shape[-1]
+        return Pretrained(clip, clip.visual.conv1.weight.shape[0])
 
     def dataset(self, augment: bool = True) -> SceneDataset:
         """Return one sample a scene."""
@@ -157,9 +162,9 @@ class PretrainingTask(TrainTask):
     def collate(self, samples: Sequence[SceneSample]) -> Scenes:
         """Join scenes into a batch."""
         names = tuple(sorted({name for scene in samples for name in scene.descriptions}))
-        texts = self._tokens([text for scene in samples for text in scene.texts])
+        texts = self.tokens([text for scene in samples for text in scene.texts])
         pixels, edges = (torch.stack([getattr(s, name) for s in samples]) for name in ("pixels", "edges"))
-        return Scenes(tuple(samples), pixels, edges, texts, names, self._tokens([*names, NOTHING]))
+        return Scenes(tuple(samples), pixels, edges, texts, names, self.tokens([*names, NOTHING]))
 
     def losses(self, batch: Scenes, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the four losses, scalars."""
@@ -224,10 +229,8 @@ class PretrainingTask(TrainTask):
     @torch.inference_mode()
     def evaluate(self, path: Path | None = None, **share: Any) -> dict[str, float]:
         """Return the share of expressions whose own object ranks first among its scene's, in all and by kind."""
-        clip, hits = self.model.clip, defaultdict[str, list[bool]](list)
-        if path is not None:
-            options = ClipOptions(model=self.config.model, pretrained=str(path.resolve()))
-            clip = open_model(options, self.job.context)[0].to(self.device)
+        clip = self.model.clip if path is None else self.open(path)
+        hits = defaultdict[str, list[bool]](list)
         clip.eval()
         for scene in (scene for scene in self.job.validation if scene.expressions):
             batch = self.collate([scene_sample(scene, self.job.validation_images, self.size)]).to(self.device)
@@ -239,6 +242,11 @@ class PretrainingTask(TrainTask):
                     hits[kind].append(choice == own)
         return {kind: sum(values) / len(values) for kind, values in sorted(hits.items())}
 
+    def open(self, path: Path) -> Any:
+        """Return the CLIP of a file."""
+        options = ClipOptions(model=self.config.model, pretrained=str(path.resolve()))
+        return open_model(options, self.job.context)[0].to(self.device)
+
     def save(self, path: Path) -> None:
         """Write the CLIP in float16."""
         self._limit_scale()
@@ -249,7 +257,8 @@ class PretrainingTask(TrainTask):
     def _limit_scale(self) -> None:
         self.model.clip.logit_scale.clamp_(0, math.log(LARGEST_SCALE))
 
-    def _tokens(self, texts: list[str]) -> Tensor:
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Return token ids (N, L), padded."""
         return token_ids(self.tokenizer, texts)
 
 

@@ -18,7 +18,16 @@ from pipelines.diffusion import task as diffusion
 from pipelines.rl_refine import task as rl_refine
 from pipelines.two_stage import pipeline as two_stage
 from pipelines.two_stage.proposers.objects import class_names, scene_descriptions
-from tools.tiny_weights import architectures, clip_pretraining, clipvg, dynamic_mdetr, hivg, transvg
+from tools.tiny_weights import (
+    architectures,
+    clip_pretraining,
+    clipvg,
+    dynamic_mdetr,
+    hivg,
+    oneref,
+    oneref_pretraining,
+    transvg,
+)
 
 RECIPES = Path(__file__).with_name("shapes.toml")
 SPLIT = "shapes-train"
@@ -34,6 +43,8 @@ PARTS = (
     "hivg",
     "rl-refine",
     "diffusion",
+    "oneref-pretraining",
+    "oneref",
 )
 Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
 
@@ -56,11 +67,15 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
         return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
     if part == "diffusion":
         return _train(part, "head", diffusion.tasks, table, resolved, out)
+    if part == "oneref-pretraining":
+        return _train("oneref", "network", oneref_pretraining.tasks, table, resolved, out)
     if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks}):
         return _train(part, "network", family[part], table, resolved, out)
     if part == "clipvg":
         table = _with_clip(table, out, seed, device)
-    if part in (halves := {"clipvg": clipvg.tasks, "hivg": hivg.tasks}):
+    if part == "oneref":
+        table = _after(table, "oneref-pretraining", out, seed, device)
+    if part in (halves := {"clipvg": clipvg.tasks, "hivg": hivg.tasks, "oneref": oneref.tasks}):
         return _in_halves(part, halves[part], table, resolved, out, seed, device)
     start = out / "start" / f"{table['name']}.safetensors"
     _write_start(part, start, table, resolved, seed)
@@ -88,6 +103,16 @@ def _with_clip(table: dict[str, Any], out: Path, seed: int, device: str) -> dict
     return merged(table, {"clip": {"pretrained": str(clip.resolve())}})
 
 
+def _after(table: dict[str, Any], part: str, out: Path, seed: int, device: str) -> dict[str, Any]:
+    """Start from another part, made first where it is missing."""
+    if table.get("start_from"):
+        return table
+    before = out / f"{recipe(part, {})['name']}.safetensors"
+    if not before.is_file():
+        run(part, out, seed, device)
+    return merged(table, {"start_from": str(before.resolve())})
+
+
 def _in_halves(
     part: str, tasks: Tasks, table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str
 ) -> Path:
@@ -107,7 +132,7 @@ def _train(pipeline: str, part: str, tasks: Tasks, table: Mapping[str, Any], res
     made = train_pipeline(
         pipeline, SPLIT, resolved, part, None, out, None, {}, tasks=lambda job: tasks(replace(job, recipe=table))
     )
-    return made[part]
+    return made[part] if made else out / f"{table['name']}.safetensors"  # of several processes the first alone has it
 
 
 def _write_start(part: str, start: Path, table: dict[str, Any], resolved: Resolved, seed: int) -> None:

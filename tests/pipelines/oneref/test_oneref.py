@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from fake_world import make_context
 from pycocotools import mask as coco
+from training_world import IMAGES
 
+from bench.datasets.shapes import make_scene
 from bench.errors import WeightsError
 from bench.evaluation.protocols import protocol
 from bench.grounding import LoadedScene, Query
 from bench.masks import encode
-from pipelines.canvas import Canvas
+from bench.settings import PROJECT
+from pipelines.canvas import Canvas, letterboxed
 from pipelines.on_canvas import masked
 from pipelines.oneref import checkpoint
 from pipelines.oneref.checkpoint import load_network
@@ -140,8 +143,6 @@ def test_a_res_file_answers_with_masks_in_the_image(files, tmp_path):
 
 
 def test_a_mask_is_cut_out_of_the_canvas_and_enlarged():
-    from pipelines.canvas import letterboxed
-
     canvas = letterboxed(image_of(128, 64), 64, "official")  # rows 16 to 48 of the canvas
     cosines = np.full((128, 128), -0.5, np.float32)
     cosines[:32] = 0.9  # above the image alone
@@ -220,3 +221,18 @@ def test_letterbox_dilated_is_close_to_the_official_rule_on_the_maps_themselves(
         (shared,), (union,) = protocol("letterbox-dilated").masks([mask], [encode(truth)])
         gaps.append(shared / union - (official & whole).sum() / (official | whole).sum())
     assert np.abs(gaps).max() < 0.012 and abs(np.mean(gaps)) < 0.005
+
+
+@pytest.mark.slow
+def test_the_shipped_network_predicts_the_same_boxes_in_passes_of_1_3_and_16():
+    scenes = [make_scene(2026, "val", n) for n in range(4)]
+    canvases = [letterboxed(IMAGES.load(scene), 120, "official") for scene in scenes]
+    pairs = [(n, e.text) for n, scene in enumerate(scenes) for e in scene.expressions]
+    rows = []
+    for size in (1, 3, 16):
+        options = {"weights": "pipelines/weights/tiny-oneref.safetensors", "pairs": size, "images": size}
+        with torch.inference_mode():
+            rows.append(oneref(make_context(PROJECT, name="oneref", options=options)).rows(canvases, pairs).numpy())
+    boxes = [table[:, :4] for table in rows]
+    assert len(pairs) > 10 and np.ptp(boxes, axis=0).max() < 1e-5 < np.std(boxes[0], axis=0).min()
+    assert rows[0].shape[1] == 4 + 80 * 80

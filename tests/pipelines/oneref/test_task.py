@@ -41,17 +41,18 @@ def test_the_default_config_is_the_second_phase_of_the_official_scripts():
 
 @pytest.mark.parametrize(("config", "tensors"), [
     # Of REC's 504 official entries: without logit_scale, mask_token and text_proj's two, which REC does not use.
-    ({}, 500), ({"freeze": True}, 10), ({"head": "masks"}, 500),
+    ({}, 500), ({"freeze": True}, 10), ({"head": "masks"}, 500), ({"head": "both"}, 509),
 ])  # fmt: skip
 def test_what_is_trained(config, tensors):
     task = OneRefTask.__new__(OneRefTask)
     task.config = OneRefTraining(**config)
     with torch.device("meta"):
-        task.model = OneRef(OneRefConfig(masks=task.config.head == "masks"))
+        task.model = OneRef(OneRefConfig(masks=task.config.head != "boxes"))
     (group,) = task.parameter_groups()
     assert len(group.parameters) == tensors
     heads = {name.partition(".")[0] for name in group.parameters} - {"beit3"}
-    assert ("bbox_embed" in heads) == (task.config.head == "boxes") == ("bn3" not in heads)
+    assert ("bbox_embed" in heads) == (task.config.head != "masks")
+    assert ("bn3" in heads) == (task.config.head != "boxes")
 
 
 def test_losses_are_those_of_their_formulas():
@@ -90,7 +91,7 @@ def test_a_mask_follows_its_image_through_the_augmentation(crop):
     assert np.array_equal(mask_on(canvas, inside)[canvas.top : canvas.bottom], nearest)
 
 
-@pytest.mark.parametrize("head", ["boxes", "masks"])
+@pytest.mark.parametrize("head", ["boxes", "masks", "both"])
 def test_everything_that_is_trained_gets_a_gradient(job, head):
     norms = gradient_check(OneRefTask(job(head=head)))["gradient_norms"]
     assert min(norm for name, norm in norms.items() if "k_proj" not in name) > 0
@@ -106,6 +107,33 @@ def test_rows_of_an_image_share_its_embedding_with_the_same_losses(job, head):
     one, other = (task.losses(batch, torch.Generator()) for batch in (together, apart))
     assert {*one} >= ({"focal", "dice"} if head == "masks" else {"patch_focal", "patch_dice"})
     assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in one)
+
+
+def test_both_heads_have_the_losses_of_either_and_answer_with_a_box_and_a_mask(job, context, tmp_path):
+    task = OneRefTask(job(head="both", augment=STILL, temperature=0.1, mask_share=0.5))
+    task.model.eval()
+    data = task.dataset()
+    batch = task.collate([data.sample(0, row) for row in range(5)])
+    terms = task.losses(batch, torch.Generator())
+    # 1. Cosines are divided by the temperature; three of five rows have masks, and count for all of them.
+    pixels, ids, padding = task.inputs(batch)
+    image, text = task.model.encode(task.model.embed_image(pixels), ids, padding)
+    words = task.model.words(text[:, 0])
+    grid = F.interpolate(task.model.mask(image[:, 1:], words)[:, None] / 0.1, size=(32, 32), mode="bilinear")[:, 0]
+    wanted = F.pad(dice(grid, batch.masks)[:3] * 5 / 3, (0, 2))
+    assert torch.allclose(terms["dice"], wanted, atol=1e-5)
+    cosines = task.model.similarity(image[:, 1:], words)
+    assert torch.allclose(terms["patch_focal"], focal(cosines / 0.1, patches_in(batch.targets, 4, 8)), atol=1e-5)
+    # 2. The file answers with both.
+    task.save(tmp_path / "both.safetensors")
+    pipeline = oneref(context("oneref", options={"weights": str(tmp_path / "both.safetensors")}))
+    scene = task.job.scenes[0]
+    loaded = LoadedScene("a", task.job.images.load(scene), tuple(e.query for e in scene.expressions[:2]))
+    for n, prediction in enumerate(pipeline.ground([loaded])):
+        canvas = letterboxed(loaded.image, 32, "official")
+        box = canvas.to_image(terms["boxes"][n : n + 1].detach().double().numpy())[0]
+        np.testing.assert_allclose(prediction.box, box, atol=0.5)  # saved in float16
+        assert prediction.mask is not None
 
 
 @pytest.mark.slow
