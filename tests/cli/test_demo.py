@@ -128,13 +128,15 @@ def test_what_is_offered():
         "yolo-clip",
         "detr-clip",
         "ssd-clip",
+        "reclip",
         "mdetr",
         "clipvg",
         "transvg",
         "dynamic-mdetr",
         "hivg",
-        "rl-refine",
         "oneref",
+        "diffusion",
+        "rl-refine",
     }
     samples = desk.samples()
     assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3
