@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := $(VENV)/bin/bench
-PIPELINES := yolo-clip,detr-clip,ssd-clip,reclip,mdetr,clipvg,transvg,dynamic-mdetr,hivg
+PIPELINES := yolo-clip,detr-clip,ssd-clip,reclip,mdetr,clipvg,transvg,dynamic-mdetr,hivg,oneref,diffusion,rl-refine
 SLOW := seg-clip,clip-pooling
 BASELINES := label-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-image
 
