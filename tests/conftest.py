@@ -30,16 +30,20 @@ def real() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
+KEPT = [0]  # bytes of this process when memory was last given back
+
+
+@pytest.fixture(autouse=True)
 def memory_given_back():
-    """Give back what a module's networks held: cycles, which Python 3.11 seldom collects, in many pieces."""
+    """Give back what a large test's networks held: cycles, which Python 3.11 seldom collects, in many pieces."""
     yield
     process = psutil.Process()
-    if process.memory_info().rss > 1.5 * 2**30:
+    if process.memory_info().rss > KEPT[0] + 2**29:
         gc.collect()
         if sys.platform == "linux":
             with suppress(OSError, AttributeError):  # another C library than glibc
                 ctypes.CDLL("libc.so.6").malloc_trim(0)
+        KEPT[0] = process.memory_info().rss
 
 
 @pytest.fixture
