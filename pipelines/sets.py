@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
 from bench.grounding import Boxes, Prediction, ScoredBox
 
@@ -20,6 +19,8 @@ def scored_set(
 
     Without a box it says that nothing is referred to: the network looked, and there is none.
     """
+    from torchvision.ops import nms  # it imports a compiler; most runs have one box an expression
+
     order = np.argsort(-scores, kind="stable")
     ranked = torch.from_numpy(np.ascontiguousarray(boxes[order], np.float64))
     kept = nms(ranked, torch.from_numpy(scores[order].astype(np.float64)), SAME)[:MOST].numpy()

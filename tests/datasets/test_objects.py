@@ -39,5 +39,7 @@ def test_a_pipeline_is_given_no_objects(split):
             return [Prediction(query.id, None) for scene in batch for query in scene.queries]
 
     list(answers(Recording(), split.scenes, split.images, RunSettings(device="cpu")))
-    assert len(given) == 3 and all(set(scene.__slots__) == {"id", "image", "queries", "prepared"} for scene in given)
+    assert len(given) == 3 and all(
+        set(scene.__slots__) == {"id", "image", "queries", "prepared", "placed"} for scene in given
+    )
     assert all(scene.prepared is None for scene in given)  # it is what a pipeline's own `prepare` returns
