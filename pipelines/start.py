@@ -9,13 +9,18 @@ identity of a run, are those of both pipelines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench import registry
 from bench.errors import SettingsError
-from bench.grounding import Pipeline, PipelineCard, PipelineContext
+from bench.grounding import Pipeline, PipelineCard, PipelineContext, Prediction
+from pipelines.canvas import Canvas
 from pipelines.card import WORST_FIRST
 
 
@@ -32,6 +37,26 @@ def open_start(table: Mapping[str, Any] | str, context: PipelineContext, key: st
             f"bench.toml [pipelines.{context.name}]: {key}: {kind!r} is no pipeline; name one of {', '.join(known)}"
         )
     return registry.pipeline_factory(kind)(replace(context, name=kind, options=rest))
+
+
+def joined_caches(own: Mapping[str, Callable[[], None]], start: Pipeline | None) -> Mapping[str, Callable[[], None]]:
+    """Join what empties the caches of both pipelines: those of one name are emptied together."""
+    every = (own, getattr(start, "caches", {}))
+
+    def empty(name: str) -> None:
+        for caches in every:
+            caches.get(name, lambda: None)()
+
+    return {name: partial(empty, name) for name in {**every[0], **every[1]}}
+
+
+def on_canvas(predictions: Sequence[Prediction], canvases: Sequence[Canvas], owners: Sequence[int]) -> NDArray[Any]:
+    """Convert predictions' boxes -> (N, 4) cxcywh in 0..1 of their canvases, NaN where there is none."""
+    rows = [
+        np.full(4, np.nan) if one.box is None else canvases[owner].to_canvas(one.box)
+        for one, owner in zip(predictions, owners, strict=True)
+    ]
+    return np.array(rows).reshape(-1, 4)
 
 
 def joined_card(card: PipelineCard, start: PipelineCard) -> PipelineCard:

@@ -34,6 +34,9 @@ def redacted(argv: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the command line for publication: the program's name only, the home folder as ~, secrets as ***."""
     argv = [as_utf8(word) for word in (sys.argv if argv is None else argv)]
     out = [Path(argv[0]).name] if argv else []
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if out == ["__main__.py"] and module is not None:  # a folder that is run by its name
+        out = ["python", "-m", module.name.removesuffix(".__main__")]
     hide = False
     for word in argv[1:]:
         out.append("***" if hide else _redact(word))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from pipelines.diffusion.network import Memory
 from pipelines.diffusion.sampling import denoise, medoid, noise_of, noised
 from pipelines.engine import Padding, PairEngine, Rows
 from pipelines.on_canvas import CanvasPipeline
-from pipelines.start import joined_card, open_start
+from pipelines.start import joined_caches, joined_card, on_canvas, open_start
 
 
 class DiffusionOptions(Table):
@@ -86,6 +87,11 @@ class DiffusionPipeline(CanvasPipeline):
         if self.start is not None:
             self.card = joined_card(self.card, self.start.card)
 
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List what empties the caches, those of the pipeline before among them."""
+        return joined_caches(super().caches, self.start)
+
     def cut(self, text: str) -> str:
         """Return the note of the network below for a text that is too long."""
         note: str = self.source.cut(text)
@@ -122,12 +128,10 @@ class DiffusionPipeline(CanvasPipeline):
         if self.start is None:
             return self.rows(canvases, pairs)
         with self.clock.stage("refined boxes"):
-            answers = self.start.ground([LoadedScene(s.id, s.image, s.queries) for s in batch])
-        boxes = [
-            np.full(4, np.nan) if each.box is None else canvases[index].to_canvas(each.box)
-            for (index, _), each in zip(owned, answers, strict=True)
-        ]
-        return self.rows(canvases, pairs, self.engine.to_device(torch.from_numpy(np.stack(boxes)).float()))
+            # What is prepared is this pipeline's; what moves boxes of the stored image stays.
+            answers = self.start.ground([replace(scene, prepared=None) for scene in batch])
+        boxes = on_canvas(answers, canvases, [index for index, _ in owned])
+        return self.rows(canvases, pairs, self.engine.to_device(torch.from_numpy(boxes).float()))
 
     def _fuse(self, rows: Rows, padding: Padding, noise: Tensor, given: Tensor | None = None) -> Tensor:
         fused = self.source.fused(rows, padding)

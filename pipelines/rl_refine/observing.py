@@ -21,6 +21,7 @@ from pipelines.canvas import Canvas, covered, letterboxed, normalised, stack_pix
 from pipelines.rl_refine import environment
 from pipelines.rl_refine.network import Observation
 from pipelines.rows import Rows
+from pipelines.start import on_canvas
 from pipelines.two_stage.clip.encoder import ClipEncoder
 from pipelines.two_stage.proposers.proposals import Proposer
 
@@ -125,17 +126,6 @@ def on_canvas_boxes(boxes: Boxes, canvas: Canvas) -> NDArray[np.float64]:
     return np.array([canvas.to_canvas(tuple(box)) for box in boxes.tolist()]).reshape(-1, 4)
 
 
-def on_canvas(
-    before: Sequence[Prediction], canvases: Sequence[Canvas], owners: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Convert predictions' boxes -> (N, 4) cxcywh in 0..1 of their canvases, NaN where there is none or no number."""
-    rows = [
-        np.full(4, np.nan) if one.box is None else canvases[owner].to_canvas(one.box)
-        for one, owner in zip(before, owners.tolist(), strict=True)
-    ]
-    return np.array(rows).reshape(-1, 4)
-
-
 def observe(
     scenes: Sequence[SceneFeatures], owners: NDArray[np.int64], texts: Tensor, start: NDArray[np.float64]
 ) -> Observation:
@@ -171,7 +161,7 @@ def observe_all(
         features += [each._replace(map=each.map.half()) for each in observer.features(batch, canvases)]
         # 2. The box to begin with; where there is none, the whole image.
         mine = np.array([n for n, scene in enumerate(some) for _ in scene.expressions])
-        boxes = on_canvas(before(batch), canvases, mine)
+        boxes = on_canvas(before(batch), canvases, mine.tolist())
         whole = np.array([each.to_canvas((0.0, 0.0, *size)) for each, size in zip(canvases, sizes(batch), strict=True)])
         begin.append(np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, whole[mine]))
         # 3. Texts and targets.

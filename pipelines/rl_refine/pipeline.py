@@ -25,8 +25,8 @@ from pipelines.canvas import to_images
 from pipelines.card import CardOptions, make_card, parse_options
 from pipelines.rl_refine import checkpoint, environment
 from pipelines.rl_refine.network import Observation, Policy, last_moves
-from pipelines.rl_refine.observing import Observer, observe, on_canvas
-from pipelines.start import joined_card, open_start
+from pipelines.rl_refine.observing import Observer, observe
+from pipelines.start import joined_caches, joined_card, on_canvas, open_start
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.proposers.proposals import open_proposer
 
@@ -103,13 +103,7 @@ class RLRefinePipeline:
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """List what empties the caches, those of the pipeline before among them."""
-        before = dict(getattr(self.start, "caches", {}))
-
-        def forget() -> None:
-            self.observer.encoder.forget_texts()
-            before.get("texts", lambda: None)()
-
-        return {**before, "texts": forget}
+        return joined_caches({"texts": self.observer.encoder.forget_texts}, self.start)
 
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
@@ -122,7 +116,7 @@ class RLRefinePipeline:
         texts = self.observer.texts([query.text for _, query in owned])
         owners = np.array([index for index, _ in owned])
         # 1. Boxes on their canvases; only those that are boxes are moved.
-        start = on_canvas(before, canvases, owners)
+        start = on_canvas(before, canvases, owners.tolist())
         real = np.flatnonzero(np.isfinite(start).all(axis=1))
         features = self.observer.features(batch, canvases)
         observation = observe(features, owners[real], texts[torch.from_numpy(real)], start[real])

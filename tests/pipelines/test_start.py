@@ -1,6 +1,7 @@
 """A pipeline that goes on from another's boxes: its table of bench.toml, and one card for both."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from bench.errors import SettingsError
 from bench.evaluation.opening import pipeline_context
 from bench.grounding import LoadedScene, PipelineCard, Query
 from bench.settings import PROJECT, load_settings
-from pipelines.start import joined_card, open_start
+from pipelines.start import joined_caches, joined_card, open_start
 
 
 def context(tmp_path, start, table=""):
@@ -65,3 +66,11 @@ def test_the_card_of_both_has_the_worse_words_and_all_weights():
     assert (card.trained_on, card.licence, card.parameters, card.accelerated) == ("a; b", "MIT", 7, {"dtype"})
     assert card.summary == "moves boxes; from the boxes of other (finds boxes)" and card.name == "refiner"
     assert joined_card(own, replace(before, supervision="unknown", parameters=None)).parameters is None
+
+
+def test_caches_of_one_name_are_emptied_together():
+    emptied = []
+    start = SimpleNamespace(caches={"texts": lambda: emptied.append("start"), "boxes": lambda: emptied.append("boxes")})
+    both = joined_caches({"texts": lambda: emptied.append("own")}, start)
+    both["texts"](), both["boxes"]()
+    assert emptied == ["own", "start", "boxes"] and set(joined_caches({"texts": emptied.clear}, None)) == {"texts"}

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,3 +78,10 @@ def test_torch_is_not_imported_for_it():
 def test_settings_hash_does_not_see_the_order():
     assert settings_hash({"a": 1, "b": {"c": 2, "d": 3}}) == settings_hash({"b": {"d": 3, "c": 2}, "a": 1})
     assert settings_hash({"a": 1}) != settings_hash({"a": 2})
+
+
+def test_a_folder_that_is_run_by_its_name_is_named_as_it_was_typed(monkeypatch):
+    spec = SimpleNamespace(name="tools.tiny_weights.__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec, raising=False)
+    words = redacted(["/somewhere/tools/tiny_weights/__main__.py", "hivg", "--out", "out"])
+    assert " ".join(words) == "python -m tools.tiny_weights hivg --out out"

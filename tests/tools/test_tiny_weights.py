@@ -307,18 +307,3 @@ def test_mistakes_are_named(tmp_path):
         recipe("clop", {})
     with pytest.raises(SettingsError, match="'epok'"):
         run("ssd", tmp_path, 0, "cpu", {"shapes": 2, "epok": 1})
-    assert set(recipes.PARTS) == {
-        "clip",
-        "detr",
-        "ssd",
-        "yolo",
-        "clipvg-clip",
-        "clipvg",
-        "transvg",
-        "dynamic-mdetr",
-        "hivg",
-        "rl-refine",
-        "diffusion",
-        "oneref-pretraining",
-        "oneref",
-    }

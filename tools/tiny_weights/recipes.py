@@ -31,22 +31,18 @@ from tools.tiny_weights import (
 
 RECIPES = Path(__file__).with_name("shapes.toml")
 SPLIT = "shapes-train"
-PARTS = (
-    "clip",
-    "detr",
-    "ssd",
-    "yolo",
-    "clipvg-clip",
-    "clipvg",
-    "transvg",
-    "dynamic-mdetr",
-    "hivg",
-    "rl-refine",
-    "diffusion",
-    "oneref-pretraining",
-    "oneref",
-)
+TABLES: Mapping[str, Any] = tomllib.loads(RECIPES.read_text(encoding="utf-8"))
+PARTS = tuple(TABLES)
 Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
+# Parts that one training makes from what their table says: pipeline, its part, its tasks.
+WHOLE: Mapping[str, tuple[str, str, Tasks]] = {
+    "clipvg-clip": ("clipvg", "clip", clip_pretraining.tasks),
+    "transvg": ("transvg", "network", transvg.tasks),
+    "dynamic-mdetr": ("dynamic-mdetr", "network", dynamic_mdetr.tasks),
+    "rl-refine": ("rl-refine", "policy", rl_refine.tasks),
+    "diffusion": ("diffusion", "head", diffusion.tasks),
+    "oneref-pretraining": ("oneref", "network", oneref_pretraining.tasks),
+}
 
 
 def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapping[str, Any] | None = None) -> Path:
@@ -61,16 +57,8 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
     scenes = table.pop("shapes", None)  # of the train split; None = as bench.toml says
     data = {"data.shapes.train": scenes, "data.shapes.seed": table.pop("shapes_seed", None)}
     resolved = load_settings(flags={"run.seed": seed, "run.device": device, **data})
-    if part == "rl-refine":
-        return _train(part, "policy", rl_refine.tasks, table, resolved, out)
-    if part == "clipvg-clip":
-        return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
-    if part == "diffusion":
-        return _train(part, "head", diffusion.tasks, table, resolved, out)
-    if part == "oneref-pretraining":
-        return _train("oneref", "network", oneref_pretraining.tasks, table, resolved, out)
-    if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks}):
-        return _train(part, "network", family[part], table, resolved, out)
+    if part in WHOLE:
+        return _train(*WHOLE[part], table, resolved, out)
     if part == "clipvg":
         table = _with_clip(table, out, seed, device)
     if part == "oneref":
@@ -87,10 +75,9 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
 
 def recipe(part: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part's table of shapes.toml with the changes laid over it. Raises SettingsError."""
-    tables = tomllib.loads(RECIPES.read_text(encoding="utf-8"))
-    if part not in tables:
-        raise SettingsError(f"{part}: no part of {RECIPES.name}; there are {', '.join(tables)}")
-    return merged(tables[part], changes)
+    if part not in TABLES:
+        raise SettingsError(f"{part}: no part of {RECIPES.name}; there are {', '.join(TABLES)}")
+    return merged(TABLES[part], changes)
 
 
 def _with_clip(table: dict[str, Any], out: Path, seed: int, device: str) -> dict[str, Any]:

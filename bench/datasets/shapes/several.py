@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.datasets.readers.rows import targets_of
-from bench.datasets.shapes import SCENES, ShapesImages, make_scene
+from bench.datasets.shapes import SCENES, Shapes, ShapesImages, make_scene
 from bench.datasets.shapes.language import PLURALS
 from bench.datasets.shapes.layout import SHAPES
 from bench.datasets.split import Part, Split
@@ -46,20 +46,15 @@ def _expressions(scene: Scene, index: int) -> Iterator[Expression]:
 
 
 @dataclass(frozen=True)
-class ShapesSeveral:
+class ShapesSeveral(Shapes):
     """The data set; the seed is that of [data.shapes]."""
 
     name: str = "shapes-several"
     title: str = "Shapes with none and several (embedded, procedural)"
-    terms: str = "made by this program; no restrictions"
-    where: str = "nothing to get: the scenes are made on the fly"
 
     @property
     def parts(self) -> Sequence[Part]:
         return (Part("val", 1196, None, 400), Part("test", 1197, None, 400))
-
-    def ready(self, part: str, resolved: Resolved) -> bool:
-        return True
 
     def load(self, part: str, resolved: Resolved) -> Split:
         """Make the part's scenes in order."""

@@ -95,6 +95,20 @@ def test_a_refined_box_starts_at_the_networks_own_or_another_pipelines(opened, s
     assert not any(np.allclose(apart[key], inside[key], atol=1.5) for key in inside)
 
 
+def test_the_other_pipeline_gets_the_scenes_as_they_are(opened, some, monkeypatch):
+    """Boxes of a file would else not move with a perturbed image; speed would find the other's cache full."""
+    centred, given = opened(start="centre-box"), []
+    answers = centred.start.ground
+    monkeypatch.setattr(centred.start, "ground", lambda batch: given.extend(batch) or answers(batch), raising=False)
+    moved = [replace(scene, placed=lambda boxes: boxes + 1, prepared=None) for scene in some]
+    centred.ground(moved)
+    assert [scene.placed for scene in given] == [scene.placed for scene in moved]
+    emptied = []
+    monkeypatch.setattr(centred.start, "caches", {"theirs": lambda: emptied.append(1)}, raising=False)
+    centred.caches["theirs"]()
+    assert emptied == [1] and "texts" in centred.caches
+
+
 def test_where_another_pipeline_has_no_box_the_networks_own_is_refined(opened, some, no_head, monkeypatch):
     centred = opened(start="centre-box", truncate=1e-6, steps=1)
     answers = centred.start.ground
