@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -155,10 +156,13 @@ def proposed(
     else:
         log.info("proposals of %s training images", f"{len(scenes):,}")
         made: list[Proposals] = []
-        for start in range(0, len(scenes), AT_ONCE):
-            some = scenes[start : start + AT_ONCE]
-            loaded = [LoadedScene(s.id, images.load(s), tuple(e.query for e in s.expressions)) for s in some]
-            made += proposer.propose(loaded)
+
+        def load(scene: Scene) -> LoadedScene:
+            return LoadedScene(scene.id, images.load(scene), tuple(e.query for e in scene.expressions))
+
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(scenes), AT_ONCE):
+                made += proposer.propose(list(pool.map(load, scenes[start : start + AT_ONCE])))
         boxes = np.concatenate([one.boxes.reshape(-1, 4) for one in made])
         labels = [label for one in made for label in one.labels]
         counts = np.array([len(one) for one in made])
