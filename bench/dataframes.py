@@ -74,6 +74,8 @@ def outcomes(run: str | Path | Evaluation) -> DataFrame:
     stored = read_outcomes(Path(run))
     scenes = [stored.scenes[place] for place in stored.image.tolist()]
     columns = {"scene": scenes, "id": stored.ids, "iou": stored.iou, "hit": stored.hit}
+    if stored.masks is not None:
+        columns |= dict(zip(("mask_iou", "mask_intersection", "mask_union"), stored.masks.T, strict=True))
     return _frame(columns | {cut: list(labels) for cut, labels in stored.strata.items()})
 
 

@@ -43,14 +43,18 @@ def make_run(
     status="complete",
     proposals="",
     keep=True,
+    masks=None,
     **data,
 ):
-    """A run whose answer to expression i is right where hits[i]; wrong answers overlap by a third."""
-    marks = iter(hits)
+    """A run whose answer to expression i is right where hits[i]; wrong answers overlap by a third; masks by id."""
+    marks, masks = iter(hits), masks or {}
     rows = [
         SceneAnswers(
             scene.id,
-            tuple(Prediction(e.id, (0.0, 0.0, SIDE, SIDE if next(marks) else SIDE / 3)) for e in scene.expressions),
+            tuple(
+                Prediction(e.id, (0.0, 0.0, SIDE, SIDE if next(marks) else SIDE / 3), mask=masks.get(e.id))
+                for e in scene.expressions
+            ),
         )
         for scene in scenes
     ]

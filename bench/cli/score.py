@@ -55,7 +55,7 @@ def score(
         typer.Option(metavar="SCORE|RUN", help="Leave out boxes below a score, or below that which a val run chooses."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Store the outcomes of a run that has none; pack its files.")
+        bool, typer.Option("--keep", help="Store the outcomes of an older run; pack its files.")
     ] = False,
     coverage: Annotated[
         bool,

@@ -1,15 +1,12 @@
 """Compare two or more runs pair by pair: the difference, its interval, and the strata it comes from.
 
 A pair (A, B) is about A - B: a negative difference says that B is better. Every interval is from one set of draws of
-images (bench/comparison/paired.py), so results of one call go together. Shapes: N expressions, m images that have any,
-R runs, S strata. Everything that is drawn is a whole number (IoUs in millionths, as they are stored), so the sums are
-exact and the same on every machine.
+images (bench/comparison/paired.py), so results of one call go together.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.comparison.compared_runs import MOST_NAMED, ComparedRun, read_runs, run_notes
+from bench.comparison.mask_pairs import mask_differences, mask_notes
 from bench.comparison.paired import (
     FEW_DIFFERENT,
     detectable,
@@ -32,14 +30,11 @@ from bench.comparison.paired import (
     paired_p,
     standard_error,
 )
-from bench.evaluation.statistics import Interval, resampled_sums
-from bench.evaluation.strata import in_order
+from bench.comparison.sample import MILLION, Sample
+from bench.evaluation.statistics import Interval
 
 Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
-
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +44,7 @@ class Pair:
     `cells` counts the expressions that both hit, A only, B only, neither. `strata` have cut, label, n, a_only, b_only,
     difference, ci95 (not corrected for the number of strata), few_different: images on which the numbers of hits
     differ where these are few, else None. `flips` are what one of the two hits: id, scene, right (label), iou (A, B).
+    `masks` are the numbers of `mask_differences`, None unless both runs have masks.
     """
 
     a: str
@@ -68,6 +64,7 @@ class Pair:
     mean_iou_ci95: Interval
     strata: tuple[Mapping[str, Any], ...]
     flips: tuple[Mapping[str, Any], ...]
+    masks: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +124,14 @@ def compare(
     sample = Sample(runs)
     # 1. One set of draws of images for all pairs and strata.
     totals = sample.resampled(draws, seed)
-    chosen = (pair for pair in combinations(range(len(runs)), 2) if pair[0] == 0 or not baseline_only)
+    chosen = [pair for pair in combinations(range(len(runs)), 2) if pair[0] == 0 or not baseline_only]
     pairs = [_pair(runs, a, b, sample, totals, confidence) for a, b in chosen]
     # 2. Holm's correction for the number of pairs, and the verdict.
     corrected = holm([pair.p for pair in pairs])
+    masks = mask_differences(runs, sample, chosen, draws, seed, confidence)
     settled = tuple(
-        replace(pair, p_holm=p, significant=p <= 1 - confidence) for pair, p in zip(pairs, corrected, strict=True)
+        replace(pair, p_holm=p, significant=p <= 1 - confidence, masks=own)
+        for pair, p, own in zip(pairs, corrected, masks, strict=True)
     )
     first = runs[0].record
     return Comparison(
@@ -160,71 +159,8 @@ def compare(
             for run in runs
         ),
         pairs=settled,
-        notes=(*run_notes(runs), *pair_notes(settled, sample.images, draws, confidence)),
+        notes=(*run_notes(runs), *mask_notes(runs), *pair_notes(settled, sample.images, draws, confidence)),
     )
-
-
-class Sample:
-    """The runs' outcomes of the same expressions, and their sums per image.
-
-    `image` (N,) counts only images with an expression; `hit` and `iou` (in millionths) are (N, R). A stratum is
-    (cut, label, positions of its expressions).
-    """
-
-    def __init__(self, runs: Sequence[ComparedRun]) -> None:
-        first = runs[0].outcomes
-        present, image = np.unique(first.image, return_inverse=True)
-        self.image: Int = image.astype(np.int64)
-        self.images = len(present)
-        self.hit: Bool = np.stack([run.outcomes.hit for run in runs], axis=1)
-        self.iou: Int = np.stack([np.rint(run.outcomes.iou * MILLION).astype(np.int64) for run in runs], axis=1)
-        counts = {cut: Counter(label for label in labels if label is not None) for cut, labels in first.strata.items()}
-        self.strata: list[tuple[str, str, Int]] = []
-        for cut, labels in in_order(counts).items():
-            own = np.array(first.strata[cut], object)
-            for label in labels:
-                rows = np.flatnonzero(own == label)
-                self.strata.append((cut, label, rows))
-
-    def per_image(self, values: NDArray[np.generic], rows: Int | slice = slice(None)) -> Float:
-        """Sum (n,) or (n, K) values of expressions, all or those at `rows`, over each image -> (m,) or (m, K)."""
-        image = self.image[rows]
-        table = np.asarray(values, np.float64).reshape(len(image), -1)
-        columns = [np.bincount(image, weights=column, minlength=self.images) for column in table.T]
-        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.images, *values.shape[1:])
-        return sums
-
-    def within(self, gain: Int, rows: Int) -> tuple[Float, Float]:
-        """Return the gains and the numbers of the expressions at `rows` on each image that has any."""
-        counts = self.per_image(np.ones(len(rows)), rows)
-        return self.per_image(gain[rows], rows)[counts > 0], counts[counts > 0]
-
-    def resampled(self, draws: int, seed: int) -> Float:
-        """Draw images with replacement -> totals (draws, 1 + 2 R + S (1 + R)).
-
-        They are expressions, each run's hits, each run's IoU, and of each stratum expressions and hits.
-        """
-        tables = [self.per_image(np.hstack([np.ones((len(self.image), 1)), self.hit, self.iou]))]
-        for _, _, rows in self.strata:
-            tables.append(self.per_image(np.hstack([np.ones((len(rows), 1)), self.hit[rows]]), rows))
-        return resampled_sums(np.hstack(tables), draws, seed) if self.images else np.zeros((draws, 0))
-
-    def hit_differences(self, totals: Float, a: int, b: int, stratum: int | None = None) -> Float:
-        """Return (draws,) differences of accuracy, run a - run b; in a stratum, of the draws that have any of it."""
-        runs = self.hit.shape[1]
-        start = 0 if stratum is None else 1 + 2 * runs + stratum * (1 + runs)
-        return _ratios(totals[:, start + 1 + a] - totals[:, start + 1 + b], totals[:, start])
-
-    def iou_differences(self, totals: Float, a: int, b: int) -> Float:
-        """Return (draws,) differences of the mean IoU, run a - run b."""
-        start = 1 + self.hit.shape[1]
-        return _ratios(totals[:, start + a] - totals[:, start + b], MILLION * totals[:, 0])
-
-
-def _ratios(above: Float, below: Float) -> Float:
-    some = below > 0
-    ratios: Float = above[some] / below[some]
-    return ratios
 
 
 def _pair(runs: Sequence[ComparedRun], a: int, b: int, sample: Sample, totals: Float, confidence: float) -> Pair:

@@ -17,7 +17,7 @@ from bench.grounding import Scene
 from bench.runs.answers import Answers
 from bench.runs.integrity import complete_answers
 from bench.runs.numbers import OLD, Metrics
-from bench.runs.outcomes import StoredOutcomes, read_outcomes
+from bench.runs.outcomes import NO_MASK, StoredOutcomes, read_outcomes
 from bench.runs.packed import OUTCOMES, TIMES, packed_name, stored_bytes
 from bench.runs.record import RECORD, RunRecord
 from bench.runs.store import parse_times, throughput
@@ -58,6 +58,10 @@ def _other_outcomes(stored: StoredOutcomes, rescored: Outcomes) -> int:
     for cut in (strata.keys() | stored.strata.keys()) - (LATER - stored.strata.keys()):
         pairs = zip(stored.strata.get(cut, nothing), strata.get(cut, nothing), strict=True)
         wrong |= np.array([a != b for a, b in pairs], bool)
+    # Masks are left out where the split was prepared without them.
+    if stored.masks is not None and rescored.masks is not None:
+        masks = np.array([row or NO_MASK for row in rescored.masks.of_expressions(len(wrong))], np.float64)
+        wrong |= ~np.isclose(stored.masks, masks, rtol=0, atol=ROUNDED, equal_nan=True).all(axis=1)
     return int(wrong.sum())
 
 

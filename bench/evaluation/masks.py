@@ -51,6 +51,14 @@ class MaskOutcomes:
         """Return the IoU (M,); without a target 1 where an empty mask was predicted, else 0."""
         return np.where(self.target, self.shared / np.maximum(self.union, 1), self.rejected)
 
+    def of_expressions(self, count: int) -> list[tuple[float, int, int] | None]:
+        """Return IoU, intersection and union of each of `count` expressions, None where no mask is compared."""
+        rows: list[tuple[float, int, int] | None] = [None] * count
+        each = zip(self.iou.tolist(), self.shared.tolist(), self.union.tolist(), strict=True)
+        for place, row in zip(self.expression.tolist(), each, strict=True):
+            rows[place] = row
+        return rows
+
     def ratios(self) -> Iterator[tuple[str, Float, Float]]:
         """Yield each quantity as numerators (M,) and denominators (M,), whose sums' ratio it is."""
         target, iou = self.target.astype(np.float64), np.rint(self.iou / STEP) * STEP

@@ -149,6 +149,7 @@ def _by_scene(results: Outcomes) -> Iterator[dict[str, Any]]:
     ends = np.searchsorted(results.image, np.arange(len(results.scenes)), side="right").tolist()
     iou, hit, ids = results.iou.tolist(), results.hit.tolist(), [*results.annotations.position]
     labels = {cut: column.labels() for cut, column in results.strata.items()}
+    masks = results.masks.of_expressions(len(ids)) if results.masks is not None else None
     start = 0
     for scene, end in zip(results.annotations.scenes, ends, strict=True):
         own = {cut: column[start:end] for cut, column in labels.items()}
@@ -163,6 +164,7 @@ def _by_scene(results: Outcomes) -> Iterator[dict[str, Any]]:
             "iou": iou[start:end],
             "hit": hit[start:end],
             "strata": {cut: own[cut] for cut in cuts},
+            "masks": masks and masks[start:end],
         }
         start = end
 

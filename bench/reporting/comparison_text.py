@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAIRS_WITH_STRATA = 3
 MOST_STRATA = 8
+MASKS = {"miou": "mask mIoU", "giou": "gIoU", "ciou": "cIoU"}
 FEWEST = 20  # expressions of a stratum that is printed; all of them are in --json
 
 
@@ -70,6 +71,13 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
         f"{measures(comparison.signature)[2]} {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {minus} = "
         f"{signed(100 * pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
     )
+    for key, name in MASKS.items():
+        if pair.masks and (part := pair.masks.get(key)):
+            p = p_text(part["p"]) + (f", after Holm {p_text(part['p_holm'])}" if len(comparison.pairs) > 1 else "")
+            yield (
+                f"{name} {percent(part['a'])} and {percent(part['b'])} (n = {pair.masks['n']:,}): {minus} = "
+                f"{signed(100 * part['difference'])} points {interval(part['ci95'])} ({p})"
+            )
 
 
 def drop_lines(kind: str, compared: Comparison | None) -> list[str]:

@@ -1,11 +1,13 @@
 """outcomes.jsonl: the outcome of every expression under the run's protocol, so that comparing needs no data set.
 
     {"scene": "581857", "ids": ["0", "1"], "iou": [0.912043, 0.0], "hit": [1, 0],
-     "strata": {"length": ["1-5", "11+"], "kind": [null, "relation"]}}
+     "strata": {"length": ["1-5", "11+"], "kind": [null, "relation"]},
+     "masks": [[0.873016, 1100, 1260], null]}
 
 One line a scene in the order of the split; written whole when the run is complete. `iou` is in the protocol's frame, 0
 for a miss without a box; `hit` what the protocol counts, which need not be `iou` >= 0.5. `strata` has null where a cut
-does not apply.
+does not apply. `masks` is there where the run and the split have masks: the IoU, and the pixels of intersection and
+union; null for an expression that no mask is compared for.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from bench.runs.record import RECORD
 OUTCOMES = "outcomes.jsonl"
 IOUS = re.compile(rb'"iou":\[[\0,]*\]')  # as a packed file has them: a zero byte for a number
 HITS = re.compile(rb'"hit":\[([01,]*)\]')
+NO_MASK = (np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +41,7 @@ class StoredOutcomes:
     """The file as arrays, one entry per expression (N) in the split's order.
 
     `image` (N,) is the position in `scenes`, `iou` (N,) in [0, 1], `hit` (N,) of bool; `strata` is cut -> N labels.
+    `masks` (N, 3) are IoU, intersection and union, NaN where none is compared; None without any.
     """
 
     ids: tuple[str, ...]
@@ -46,6 +50,7 @@ class StoredOutcomes:
     hit: NDArray[np.bool_]
     scenes: tuple[str, ...]
     strata: Mapping[str, tuple[str | None, ...]]
+    masks: NDArray[np.float64] | None = None
 
     def per_image(self, values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sum (N,) values over each image with expressions -> sums (m,) and numbers of expressions (m,)."""
@@ -106,6 +111,7 @@ def _read_lines(lines: Iterable[bytes], loads: Callable[[bytes], Any], path: Pat
     ids: list[str] = []
     iou, hit, counts, scenes = array("d"), array("b"), array("q"), []
     strata: dict[str, list[str | None]] = {}
+    masks: list[Sequence[float]] = []
     labels: dict[str | None, str | None] = {}  # each label once, however often it comes
     for number, line in enumerate(lines, 1):
         row = _parse(line, loads, path, number)
@@ -119,6 +125,9 @@ def _read_lines(lines: Iterable[bytes], loads: Callable[[bytes], Any], path: Pat
             column = strata.setdefault(cut, [])
             column += [None] * (done - len(column))  # of rows without this cut
             column += [labels.setdefault(label, label) for label in own]
+        if "masks" in row:
+            masks += [NO_MASK] * (done - len(masks))
+            masks += [NO_MASK if mask is None else mask for mask in row["masks"]]
     return StoredOutcomes(
         ids=tuple(ids),
         image=np.repeat(np.arange(len(scenes), dtype=np.int64), np.array(counts)),
@@ -126,12 +135,15 @@ def _read_lines(lines: Iterable[bytes], loads: Callable[[bytes], Any], path: Pat
         hit=np.array(hit, np.bool_),
         scenes=tuple(scenes),
         strata={cut: (*column, *[None] * (len(ids) - len(column))) for cut, column in strata.items()},
+        masks=np.array([*masks, *[NO_MASK] * (len(ids) - len(masks))], np.float64) if masks else None,
     )
 
 
 def _dump(row: Mapping[str, Any]) -> str:
     iou, hit = [round(max(0.0, float(value)), 6) for value in row["iou"]], [int(hit) for hit in row["hit"]]
     line = {"scene": row["scene"], "ids": row["ids"], "iou": iou, "hit": hit, "strata": row["strata"]}
+    if row.get("masks"):
+        line["masks"] = [mask and [round(mask[0], 6), *map(int, mask[1:])] for mask in row["masks"]]
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
@@ -140,6 +152,7 @@ def _parse(line: bytes, loads: Callable[[bytes], Any], path: Path, number: int) 
     try:
         row = loads(line)
         ids, iou, hit, strata = row["ids"], row["iou"], row["hit"], row.setdefault("strata", {})
+        masks = row.get("masks", [None] * len(ids))
         n = len(ids)
         good = (
             isinstance(row["scene"], str)
@@ -151,6 +164,8 @@ def _parse(line: bytes, loads: Callable[[bytes], Any], path: Path, number: int) 
             and all(0 <= value <= 1 for value in iou)
             and {*map(len, strata.values())} <= {n}
             and {*map(type, chain.from_iterable(strata.values()))} <= {str, type(None)}
+            and len(masks) == n
+            and all(mask is None or _is_mask(*mask) for mask in masks)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         good = False
@@ -160,3 +175,8 @@ def _parse(line: bytes, loads: Callable[[bytes], Any], path: Path, number: int) 
             f"anew with: bench score {path.parent} --keep"
         )
     return row  # type: ignore[no-any-return]
+
+
+def _is_mask(iou: Any, shared: Any, union: Any) -> bool:
+    """Whether these are an IoU and two numbers of pixels."""
+    return type(iou) in (float, int) and 0 <= iou <= 1 and type(shared) is type(union) is int and 0 <= shared <= union

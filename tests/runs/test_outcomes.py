@@ -60,6 +60,10 @@ def test_a_split_without_expressions_and_a_file_without_strata(tmp_path):
     '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": {"kind": []}}',
     '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": {"kind": [[]]}}',
     '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": 4}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "masks": []}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "masks": [[0.5, 3]]}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "masks": [[0.5, 4, 3]]}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "masks": 4}',
     '{"scene": "s", "ids": ["a"], "iou": [0.5], "hi',
 ])  # fmt: skip
 def test_what_is_no_row_is_refused(tmp_path, line):
