@@ -54,9 +54,7 @@ def score(
         str | None,
         typer.Option(metavar="SCORE|RUN", help="Leave out boxes below a score, or below that which a val run chooses."),
     ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Store the outcomes of an older run; pack its files.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Store the outcomes of an older run; pack its files.")] = False,
     coverage: Annotated[
         bool,
         typer.Option("--coverage", help="Print the risk-coverage and calibration of its scores."),

@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from bench.attention import AttentionMap, Stage
 from bench.errors import UsageError
@@ -64,7 +64,7 @@ def draw_answer(
     rows = len(lines) + 1 + places[-1][1]
     canvas = Image.new("RGB", (width, height + line_height * rows + unit * 3), "white")
     below = Image.fromarray(image) if attention is None else _heated(image, attention)
-    canvas.paste(below if mask is None else _masked(below, mask))
+    canvas.paste(below if mask is None else _masked(below, mask, unit))
     pen = ImageDraw.Draw(canvas, "RGBA")
     for proposal in proposals:
         _outline(pen, proposal, PROPOSAL, SHADOW, unit, (width, height))
@@ -94,14 +94,20 @@ def _heated(image: ImageArray, attention: AttentionMap) -> Image.Image:
     return Image.composite(Image.new("RGB", below.size, HEAT), below, opacity)
 
 
-def _masked(below: Image.Image, mask: Mask) -> Image.Image:
-    """Tint the part of an image that a mask covers. Raises UsageError for a mask of another size."""
+def _masked(below: Image.Image, mask: Mask, line: int) -> Image.Image:
+    """Tint what a mask covers, inside a light line. Raises UsageError for a mask of another size."""
     inside = decode(mask)
     if inside.shape != (below.height, below.width):
         raise UsageError(
             f"a mask of {inside.shape[1]} x {inside.shape[0]} on an image of {below.width} x {below.height}"
         )
-    return Image.composite(Image.new("RGB", below.size, ANSWER), below, Image.fromarray(inside * np.uint8(TINT)))
+    covered = Image.fromarray(inside * np.uint8(255))
+    below = Image.composite(Image.new("RGB", below.size, ANSWER), below, covered.point(lambda value: value and TINT))
+    within = (
+        np.asarray(covered.filter(ImageFilter.MinFilter(2 * max(1, line // 2) + 1))) > 0
+    )  # on objects of its colour
+    below.paste(LIGHT, mask=Image.fromarray((inside & ~within) * np.uint8(255)))
+    return below
 
 
 def _legend_places(widths: Sequence[float], room: float) -> list[tuple[float, int]]:

@@ -101,5 +101,7 @@ def test_a_mask_tints_what_it_covers():
     drawn = np.asarray(draw_answer(image, None, "it", mask=mask))[:60]
     changed = (drawn != image).any(axis=2)
     assert np.array_equal(changed, inside.astype(bool)) and drawn[20, 30, 0] > 150
+    light = (drawn == drawn[10, 20]).all(axis=2)  # a line within its border, to be seen on an object of its colour
+    assert light.sum() == 2 * (20 + 30) - 4 and not light[11:29, 21:49].any()
     with pytest.raises(UsageError, match="a mask of 90 x 60 on an image of 60 x 90"):
         draw_answer(image.transpose(1, 0, 2), None, "it", mask=mask)
