@@ -1,5 +1,6 @@
 """Making the small weights: every part runs on a few scenes and opens, and its own trainings hold what all do."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -85,10 +86,12 @@ def test_clip_for_crops(tmp_path, context):
 def test_clipvg_with_its_clip_in_two_halves(tmp_path):
     """The shipped recipes, cut short: on the CLIP that lies there, and the second half from the first."""
     run("clipvg-clip", tmp_path, 0, "cpu", TINY)
-    second = {"shapes": 8, "epochs": 1}
+    second = {"shapes": 8, "epochs": 1, "second": {"shapes": 7}}
     path = run("clipvg", tmp_path, 0, "cpu", TINY | {"network": NETWORK, "steps": 2, "warm_up": 1, "second": second})
     assert path == tmp_path / "tiny-clipvg.safetensors"
-    assert (tmp_path / "first" / "tiny-clipvg.safetensors").is_file()
+    before = [tmp_path / folder / "tiny-clipvg.json" for folder in ("first", "first-second")]
+    records = [json.loads(record.read_text()) for record in (*before, path.with_suffix(".json"))]
+    assert [record["trained_on"]["images"] for record in records][1:] == [8, 7]
 
 
 SHIPPED = {"model": "tiny-clip-120", "pretrained": "clipvg/weights/tiny-clipvg-clip.safetensors"}
@@ -263,6 +266,18 @@ def small_oneref(tmp_path):
     path = run("oneref-pretraining", tmp_path, 0, "cpu", changes)
     options = {"lower": 2, "start_from": str(path), "batch": 9, "reference_batch": 9, "warm_up": 1, "second": False}
     return TINY | options
+
+
+@pytest.mark.slow
+def test_a_grown_oneref_answers_as_before(job, small_oneref):
+    table = {k: v for k, v in recipe("oneref", small_oneref).items() if k not in ("shapes", "second")}
+    table |= {"compare": False, "head": "both"}
+    before, after = (oneref.tasks(job(**table, grow=layers))["network"]().model.eval() for layers in (0, 2))
+    assert [len(network.beit3.encoder.layers) for network in (before, after)] == [3, 5] and after.config.layers == 5
+    pixels, ids = torch.randn(2, 3, 120, 120), torch.tensor([[0, 5, 9, 2], [0, 7, 2, 1]])
+    with torch.no_grad():
+        one, other = (network(pixels, ids, ids == 1) for network in (before, after))
+    torch.testing.assert_close(one.boxes, other.boxes, atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow

@@ -59,11 +59,30 @@ def compare(network: OneRef, lower: int, image: Tensor, text: Tensor) -> None:
                 own.weight.mul_(KEPT).add_(head.weight * (alpha / head(tokens).norm(dim=-1).mean()))
 
 
+@torch.no_grad()
+def grown(network: OneRef, layers: int) -> OneRef:
+    """Return a network with that many layers more: each of the last ones twice, the copy adding nothing at first."""
+    count = network.config.layers
+    order = sorted([*range(count), *range(count - layers, count)])
+    larger = OneRef(network.config.model_copy(update={"layers": len(order)}))
+    own: Any = larger.beit3.encoder.layers
+    state = {key: tensor for key, tensor in network.state_dict().items() if ".encoder.layers." not in key}
+    larger.load_state_dict(state, strict=False)
+    for place, (layer, source) in enumerate(zip(own, order, strict=True)):
+        layer.load_state_dict(network.beit3.encoder.layers[source].state_dict())
+        if place and order[place - 1] == source:
+            for last in (layer.self_attn.out_proj, layer.ffn.A.fc2, layer.ffn.B.fc2):
+                for parameter in last.parameters():
+                    parameter.zero_()
+    return larger
+
+
 class TinyOneRefTraining(OneRefTraining):
     """[oneref] of shapes.toml."""
 
     lower: int = Field(0, ge=0, description="layers that stay as the pre-training left them, image and text apart")
     compare: bool = Field(False, description="let the upper layers start by comparing: the file is the pre-training's")
+    grow: int = Field(0, ge=0, description="layers that are added to those of the file")
     auxiliary: float = Field(0.0, ge=0, description="weight of the boxes of single patches; 0 = off")
 
 
@@ -100,6 +119,9 @@ class TinyOneRefTask(OneRefTask):
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
+        if self.config.grow:
+            larger = grown(self.loaded.network, self.config.grow).to(job.context.device)
+            self.loaded, self.model = self.loaded._replace(network=larger), larger
         if self.config.auxiliary:
             self.loss_weights["auxiliary"] = self.config.auxiliary
         self.images: dict[int, Tensor] = {}

@@ -101,17 +101,18 @@ def _after(table: dict[str, Any], part: str, out: Path, seed: int, device: str) 
 
 
 def _in_halves(
-    part: str, tasks: Tasks, table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str
-) -> Path:
-    """Train in two halves: the second goes on from the first, on scenes that it did not have."""
+    part: str, tasks: Tasks, table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str,
+    first: str = "first",
+) -> Path:  # fmt: skip
+    """Train in two halves: the second goes on from the first, on scenes that it did not have; it may have its own."""
     second = table.pop("second", None)
     if not second:
         return _train(part, "network", tasks, table, resolved, out)
-    first = _train(part, "network", tasks, table, resolved, out / "first")
-    table = merged(table, second | {"start_from": str(first.resolve())})
+    before = _train(part, "network", tasks, table, resolved, out / first)
+    table = merged(table, second | {"start_from": str(before.resolve())})
     scenes = table.pop("shapes", None)
     resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
-    return _train(part, "network", tasks, table, resolved, out)
+    return _in_halves(part, tasks, table, resolved, out, seed, device, first=f"{first}-second")
 
 
 def _train(pipeline: str, part: str, tasks: Tasks, table: Mapping[str, Any], resolved: Resolved, out: Path) -> Path:
