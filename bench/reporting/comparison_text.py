@@ -71,11 +71,16 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
         f"{measures(comparison.signature)[2]} {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {minus} = "
         f"{signed(100 * pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
     )
+    yield from mask_lines(pair, a["label"], b["label"], len(comparison.pairs))
+
+
+def mask_lines(pair: Pair, a: str, b: str, pairs: int = 1) -> Iterator[str]:
+    """Yield a line for each quantity that the masks of runs `a` and `b` are compared by; none without masks."""
     for key, name in MASKS.items():
         if pair.masks and (part := pair.masks.get(key)):
-            p = p_text(part["p"]) + (f", after Holm {p_text(part['p_holm'])}" if len(comparison.pairs) > 1 else "")
+            p = p_text(part["p"]) + (f", after Holm {p_text(part['p_holm'])}" if pairs > 1 else "")
             yield (
-                f"{name} {percent(part['a'])} and {percent(part['b'])} (n = {pair.masks['n']:,}): {minus} = "
+                f"{name} {percent(part['a'])} and {percent(part['b'])} (n = {pair.masks['n']:,}): {a} - {b} = "
                 f"{signed(100 * part['difference'])} points {interval(part['ci95'])} ({p})"
             )
 

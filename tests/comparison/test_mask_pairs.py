@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from bench.dataframes import outcomes as outcome_table
 from bench.evaluation.statistics import drawn_images
 from bench.masks import decode, encode
 from bench.reporting.comparison_text import paragraph
+from bench.reporting.report.comparing import comparing
+from bench.runs.numbers import Bootstrap
 from bench.runs.outcomes import read_outcomes
 
 DRAWS = 200
@@ -100,7 +103,8 @@ def test_a_run_against_a_copy_differs_in_nothing(tmp_path):
 
 def test_several_pairs_are_corrected_for_their_number_and_printed(tmp_path):
     scenes, given = world(2)
-    comparison = compare(runs_of(tmp_path, scenes, given, "xyz"), DRAWS)
+    folders = runs_of(tmp_path, scenes, given, "xyz")
+    comparison = compare(folders, DRAWS)
     for name in ("miou", "ciou"):
         parts = [pair.masks[name] for pair in comparison.pairs]
         least = min(parts, key=lambda part: part["p"])
@@ -108,6 +112,11 @@ def test_several_pairs_are_corrected_for_their_number_and_printed(tmp_path):
         assert all(part["p_holm"] >= part["p"] for part in parts)
     lines = [line for line in paragraph(comparison, comparison.pairs[1]) if line.startswith(("mask mIoU", "cIoU"))]
     assert len(lines) == 2 and all("A - C" in line and "after Holm" in line for line in lines)
+    page = comparing(
+        [SimpleNamespace(folder=folder, label=name) for folder, name in zip(folders, "xyz", strict=True)],
+        Bootstrap(seed=0, draws=DRAWS, confidence=0.95),
+    )
+    assert len(page["masks"]) == 6 and lines[0].replace("A - C", "x - z") in page["masks"]
     assert comparison.as_object()["pairs"][1]["masks"]["n"] == comparison.pairs[1].masks["n"]
 
 

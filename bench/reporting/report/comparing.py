@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from bench.comparison.compare import Pair, compare, pair_notes
 from bench.errors import BenchError
 from bench.reporting.cells import interval, measures, signed
+from bench.reporting.comparison_text import mask_lines
 from bench.reporting.report.selection import ReportRun
 from bench.runs.numbers import Bootstrap
 
@@ -42,6 +43,9 @@ def comparing(runs: Sequence[ReportRun], bootstrap: Bootstrap) -> dict[str, Any]
             for row, label in enumerate(labels)
         ],
         "pairs": [_pair(n, n + 1, pairs[n, n + 1], labels) for n in range(len(labels) - 1)],
+        "masks": [
+            line for (a, b), pair in pairs.items() for line in mask_lines(pair, labels[a], labels[b], len(pairs))
+        ],
     }
 
 
