@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from submissions import unpacked
 from worlds_of_runs import make_run, scenes_of
 
+from bench.masks import of_box
 from bench.runs.packed import stored_bytes
 from bench.settings import PROJECT
 
@@ -127,9 +129,16 @@ def test_mistakes_are_explained(bench, runs, argv, message):
     assert message in err and "Traceback" not in err
 
 
-def test_the_page_names_every_key(bench, runs):
+def test_the_page_names_every_key(bench, tmp_path):
     """docs/comparing.md has every key of the object, and no other."""
-    whole = json.loads(bench("compare", "weak", "strong", "--json")[1])
+    mask = of_box((0, 0, 40, 40), 100, 100)
+    scenes = [replace(s, expressions=tuple(replace(e, mask=mask) for e in s.expressions)) for s in SCENES]
+    masks = {e.id: mask for scene in scenes for e in scene.expressions}
+    folders = [
+        str(make_run(tmp_path / "masked", name, scenes, [right] * 120, masks=masks))
+        for right, name in enumerate(("weak", "strong"))
+    ]
+    whole = json.loads(bench("compare", *folders, "--json")[1])
     whole["pairs"][0]["flips"][0]["text"] = ""  # there where the split is at hand
 
     def keys(value):

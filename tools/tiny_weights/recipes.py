@@ -104,7 +104,7 @@ def _in_halves(
     part: str, tasks: Tasks, table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str,
     first: str = "first",
 ) -> Path:  # fmt: skip
-    """Train in two halves: the second goes on from the first, on scenes that it did not have; it may have its own."""
+    """Train in two halves: the second goes on from the first, by its own table; it may have a second in turn."""
     second = table.pop("second", None)
     if not second:
         return _train(part, "network", tasks, table, resolved, out)
