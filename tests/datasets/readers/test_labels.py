@@ -212,8 +212,11 @@ def write(tmp_path):
     return make
 
 
+FEW_SCENES = Resolved(Settings(data=DataSettings(shapes=ShapesSettings(train=4))))
+
+
 def ids_by_source(*paths, **more):
-    sources = sources_of("shapes-train", paths, Resolved(Settings()), **more)
+    sources = sources_of("shapes-train", paths, FEW_SCENES, **more)
     return {source.name: [e.id for scene in source.scenes for e in scene.expressions] for source in sources}
 
 
@@ -227,7 +230,7 @@ def test_rows_name_their_source_else_their_file_does(write):
 
 def test_two_files_of_one_source_are_one(write):
     one, two = write("a.jsonl", ("1", "template")), write("b.jsonl", ("2", "template"))
-    (source,) = sources_of("shapes-train", [one, two], Resolved(Settings()))
+    (source,) = sources_of("shapes-train", [one, two], FEW_SCENES)
     assert source.name == "template" and [file["file"] for file in source.files] == ["a.jsonl", "b.jsonl"]
     assert source.provenance["2"]["score"] == 1
     with pytest.raises(DataError, match=r"a\.jsonl: 1 ids, '1' among them.*'template'"):

@@ -63,7 +63,7 @@ def test_it_resumes_to_the_bit(make, pipeline, part):
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)
 def test_it_learns_a_little_and_another_seed_makes_others(make, pipeline, part, caplog):
     long = {"epochs": 24, "batch": 12, "ema": 0.0, "learning_rate": 3e-3, "save_every": 99, "validate_every": 24}
-    small = {"candidates_from": "annotations", "candidates": 4, "epochs": 16, "loss": "choose"}
+    small = {"candidates_from": "annotations", "candidates": 4, "epochs": 5, "loss": "choose"}
     long |= small if part == "clip" else {"backbone_share": 1.0, "keep_images": True}
     with caplog.at_level("INFO", "bench.train"):
         first = weights.read_safetensors(train(make(pipeline, part, **long)).path)[0]
