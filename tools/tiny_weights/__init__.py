@@ -8,7 +8,7 @@ clipvg-clip    tiny-clipvg-clip   the CLIP under CLIP-VG, pre-trained on whole s
 clipvg         tiny-clipvg        CLIP-VG, in two halves                                         60 min
 transvg        tiny-transvg       TransVG, from the shipped tiny-mdetr (transvg.py)             12 min
 dynamic-mdetr  tiny-dynamic-mdetr Dynamic MDETR, from the shipped tiny-transvg (dynamic_mdetr.py)  30 min
-hivg           tiny-hivg          HiVG, from the shipped tiny-clipvg (hivg.py)                     25 min
+hivg           tiny-hivg          HiVG, from the shipped tiny-clipvg (hivg.py)                     65 min
 rl-refine      tiny-rl-refine     a policy on the boxes of the shipped tiny-clipvg                 6 min
 diffusion      tiny-diffusion     a head over the shipped tiny-clipvg's tokens                    10 min
 oneref         tiny-oneref        OneRef, its lower layers from the CLIP of tiny-clipvg (oneref.py)  60 min
