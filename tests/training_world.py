@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from typer.testing import CliRunner
 
+from bench.cli.main import app
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.errors import UsageError
 from bench.evaluation.validation import on_split
@@ -124,13 +126,15 @@ def stopped_and_resumed(make, places):
 
 
 def run_training(processes, words):
-    """Run `bench train` with these words in so many processes on a CPU, as torchrun starts them."""
+    """Run `bench train` with these words in so many processes on a CPU, as torchrun starts them; one in this one."""
+    words = [*words, "--device", "cpu", "--json"]
+    if processes == 1:
+        result = CliRunner().invoke(app, ["train", *words])
+        return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "bench.cli.main", "train", *words]
+    command = [sys.executable, "-m", *launcher, "bench.cli.main", "train", *words]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(
-        [*command, "--device", "cpu", "--json"], capture_output=True, text=True, timeout=LIMIT_S, check=False, env=env
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=env)
 
 
 def check_alike(two, one, steps, rtol=1e-4, noisy=()):

@@ -31,6 +31,7 @@ for words in json.loads(sys.argv[1]):
         results.append([left.code, err.getvalue()])
 print(json.dumps(results))
 """
+FEW = "[data.shapes]\ntrain = 4\n"
 MISTAKES = {
     "train -p clipvg -s file:own.jsonl": "--validate SPLIT",
     "train -p clipvg -s shapes-trian": "shapes-train",
@@ -60,6 +61,7 @@ MISTAKES = {
 def results(tmp_path_factory):
     """Every mistake in one process that is interrupted where it imports torch: words -> exit code and stderr."""
     folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "bench.toml").write_text(FEW)
     (folder / "own.jsonl").write_text('{"image": "a.png", "text": "it", "box_xyxy": [0, 0, 1, 1]}\n')
     words = json.dumps([line.split() for line in MISTAKES])
     env = {"PATH": "", "BENCH_HOME": str(folder), "COLUMNS": "200"}
@@ -80,6 +82,7 @@ def test_a_mistake_is_named_before_torch_is_imported(line, message, results):
 @pytest.mark.slow
 def test_loading_is_announced_before_torch_is_imported(tmp_path):
     """Whatever is printed once torch is being imported comes after the line that says so."""
+    (tmp_path / "bench.toml").write_text(FEW)
     for words, line in (
         (("run", "-p", "clipvg", "-s", "shapes-val", "--limit", "1", "--device", "cpu"), "loading clipvg ..."),
         (("train", "-p", "clipvg", "-s", "shapes-train", "--device", "cpu"), "loading clipvg to train on shapes-train"),

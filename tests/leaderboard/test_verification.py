@@ -147,6 +147,9 @@ def test_one_edited_float_in_a_shipped_run_is_noticed(tmp_path):
     assert states == {("intact", "equal", True)}
     (folder,) = (path.parent for path in results.glob("runs/yolo-clip/*/*/run.json"))
     speed = json.loads((folder / "run.json").read_text())["throughput"]
+    for other in results.glob("runs/*"):  # each check scores all again
+        if other.name not in ("yolo-clip", "mdetr"):
+            shutil.rmtree(other)
     for seal, change, reason in (
         (False, {"metrics__mean_iou": 0.6}, "a value was changed"),
         (True, {"metrics__mean_iou": 0.6}, r"metrics\.mean_iou: 0\.6, but its predictions give"),

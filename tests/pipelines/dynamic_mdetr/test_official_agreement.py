@@ -140,22 +140,19 @@ FULL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_full_size(name, context, tmp_path):
-    """At 640 pixels, both ways: boxes within 1e-4 of the canvas."""
+    """At 640 pixels, two texts of one image: the first one's box within 1e-4 of the canvas."""
     sizes = FULL[name]
     state = plain.official_state(sizes)
     path = plain.write_official(tmp_path / "full.pth", state, sizes)
     vocabulary = plain_transvg.write_vocabulary(tmp_path / "bert", ("the", "red", "star", "left", "dog"), 200)
     image = np.random.default_rng(0).integers(0, 256, (427, 640, 3), np.uint8)
     scene = LoadedScene("full", image, tuple(Query(str(n), text) for n, text in enumerate(TEXTS[:2])))
-    expected = []
-    with torch.no_grad():
-        for query in scene.queries:
-            inputs, placement = plain.inputs_of(sizes, image, query.text, vocabulary)
-            expected.append(plain_transvg.in_image(plain.forward(state, sizes, *inputs), placement))
-    for fast in (True, False):
-        options = {"weights": str(path), "tokenizer": str(vocabulary), "fast": fast}
-        predictions = dynamic_mdetr(context("dynamic-mdetr", dataset="refcoco", options=options)).ground([scene])
-        difference = np.abs(np.subtract([p.box for p in predictions], expected)).max() / 640
-        print(f"{name} fast={fast}: {difference:.2g} of the canvas")
-        assert difference < 1e-4
-    assert np.abs(np.subtract(*expected)).max() > 1
+    with torch.no_grad():  # seconds at this size; both texts, both ways, at small sizes above
+        inputs, placement = plain.inputs_of(sizes, image, TEXTS[0], vocabulary)
+        expected = plain_transvg.in_image(plain.forward(state, sizes, *inputs), placement)
+    options = {"weights": str(path), "tokenizer": str(vocabulary)}
+    predictions = dynamic_mdetr(context("dynamic-mdetr", dataset="refcoco", options=options)).ground([scene])
+    difference = np.abs(np.subtract(predictions[0].box, expected)).max() / 640
+    print(f"{name}: {difference:.2g} of the canvas")
+    assert difference < 1e-4
+    assert np.abs(np.subtract(*[p.box for p in predictions])).max() > 1

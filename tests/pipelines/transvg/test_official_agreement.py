@@ -136,7 +136,7 @@ def test_the_attention_of_reg(official, double, vocabulary):
 @pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "tokens"), [((3, 4, 6, 3), 20), (plain_transvg.R101, 40)])
 def test_full_size(blocks, tokens, context, tmp_path):
-    """R50 and R101 at 640 pixels, both ways: boxes within 1e-4 of the canvas."""
+    """R50 and R101 at 640 pixels, two texts of one image: the first one's box within 1e-4 of the canvas."""
     sizes = plain_transvg.Sizes(blocks=blocks, tokens=tokens)
     state = plain_transvg.official_state(sizes)
     path = plain_transvg.write_official(tmp_path / "full.pth", state, sizes)
@@ -144,16 +144,12 @@ def test_full_size(blocks, tokens, context, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (427, 640, 3), np.uint8)
     scene = LoadedScene("full", image, tuple(Query(str(n), text) for n, text in enumerate(TEXTS[:2])))
     pixels, padding, placement = plain_transvg.preprocessed(image)
-    expected = []
-    with torch.no_grad():
-        for query in scene.queries:
-            ids, real = plain_transvg.token_ids(query.text, vocabulary, tokens)
-            box = plain_transvg.forward(state, sizes, pixels, padding, ids, real)
-            expected.append(plain_transvg.in_image(box, placement))
-    for fast in (True, False):
-        options = {"weights": str(path), "tokenizer": str(vocabulary), "fast": fast}
-        boxes = [p.box for p in transvg(context("transvg", dataset="refcoco", options=options)).ground([scene])]
-        difference = np.abs(np.subtract(boxes, expected)).max() / 640
-        print(f"{blocks} fast={fast}: {difference:.2g} of the canvas")
-        assert difference < 1e-4
-    assert np.abs(np.subtract(*expected)).max() > 1
+    with torch.no_grad():  # seconds at this size; both texts, both ways, at small sizes above
+        ids, real = plain_transvg.token_ids(TEXTS[0], vocabulary, tokens)
+        expected = plain_transvg.in_image(plain_transvg.forward(state, sizes, pixels, padding, ids, real), placement)
+    options = {"weights": str(path), "tokenizer": str(vocabulary)}
+    boxes = [p.box for p in transvg(context("transvg", dataset="refcoco", options=options)).ground([scene])]
+    difference = np.abs(np.subtract(boxes[0], expected)).max() / 640
+    print(f"{blocks}: {difference:.2g} of the canvas")
+    assert difference < 1e-4
+    assert np.abs(np.subtract(*boxes)).max() > 1

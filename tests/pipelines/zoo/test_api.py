@@ -252,7 +252,7 @@ def _outcome(run):
 @pytest.mark.parametrize(
     ("images", "concurrency", "share", "kills", "faults"),
     [(12, 8, 0.1, (0.4,), ["429", 500, "half"]),
-     (250, 32, 0.05, (0.25, 0.6), ["429", 500, "half", "timeout", 503])],
+     (100, 32, 0.05, (0.25, 0.6), ["429", 500, "half", "timeout", 503])],
 )  # fmt: skip
 def test_killed_and_no_stored_answer_sent_again(tmp_path, images, concurrency, share, kills, faults):
     """Four expressions an image. An answer on its way at a kill may be sent again; a stored one is not."""

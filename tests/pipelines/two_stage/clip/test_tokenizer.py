@@ -95,6 +95,7 @@ def test_real_expressions_have_open_clips_ids(real):
         answers = json.loads((real / f"predictions/rec_eval/{model}_raw_answers.json").read_text())
         texts += [json.dumps(row) for rows in answers.values() for some in rows.values() for row in some]
     assert len(texts) > 100_000
+    texts = texts[::3]
     for start in range(0, len(texts), 1000):
         same(texts[start : start + 1000])
 
