@@ -11,7 +11,7 @@ dynamic-mdetr  tiny-dynamic-mdetr Dynamic MDETR, from the shipped tiny-transvg (
 hivg           tiny-hivg          HiVG, from the shipped tiny-clipvg (hivg.py)                     65 min
 rl-refine      tiny-rl-refine     a policy on the boxes of the shipped tiny-clipvg                 6 min
 diffusion      tiny-diffusion     a head over the shipped tiny-clipvg's tokens                    10 min
-oneref         tiny-oneref        OneRef, its lower layers from the CLIP of tiny-clipvg (oneref.py)  60 min
+oneref         tiny-oneref        OneRef, its lower layers from the CLIP of tiny-clipvg (oneref.py)  150 min
 mdetr          tiny-mdetr         MDETR (mdetr.py, mdetr.toml)                                   80 min
 
 Times are of two CPU cores. A small network starts from a file with random weights (architectures.py) under
