@@ -58,6 +58,7 @@ def test_a_signal_says_how_to_go_on_and_is_the_exit_code(bench, monkeypatch, num
 
     monkeypatch.setattr(loop, "answers", stopped)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
     before = signal.getsignal(signal.SIGTERM)
     left, _, err = bench(*RUN, "--device", "cpu")
     assert left == code and "stopped; the same command continues this run (results/runs/centre-box" in err
