@@ -72,7 +72,9 @@ def message(line: str, error: bool = False) -> None:
     if is_quiet() and not error:
         return
     with suppress(OSError):  # a terminal that was closed must not end the work
-        Terminal(stderr=True, emoji=False).print(line, markup=False, highlight=False, soft_wrap=True)
+        Terminal(stderr=True, emoji=False, force_jupyter=False).print(
+            line, markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _lines(console: Console, title: str, total: int, before: int) -> Advance:

@@ -11,12 +11,15 @@ from worlds_of_runs import make_run, scenes_of
 from bench.comparison.compare import compare
 from bench.comparison.paired import expanded_tail
 from bench.dataframes import outcomes as outcome_table
+from bench.evaluation.differences import other_numbers
 from bench.evaluation.statistics import drawn_images
 from bench.masks import decode, encode
 from bench.reporting.comparison_text import paragraph
 from bench.reporting.report.comparing import comparing
 from bench.runs.numbers import Bootstrap
 from bench.runs.outcomes import read_outcomes
+from bench.runs.record import read_record
+from bench.settings import PROJECT
 
 DRAWS = 200
 SIZE = (30, 40)
@@ -131,7 +134,24 @@ def test_without_targets_the_mean_is_giou(tmp_path):
     assert pair.masks["n"] == sum(len(scene.expressions) for scene in scenes)
 
 
-def test_outcomes_keep_masks_packed_or_not_and_tables_have_them(tmp_path):
+def test_the_shipped_run_has_masks_in_its_packed_outcomes():
+    (folder,) = (PROJECT / "results" / "runs" / "oneref" / "shapes-val").iterdir()
+    stored, masks = read_outcomes(folder).masks, read_record(folder).metrics.masks
+    assert stored[:, 0].mean() == pytest.approx(masks.miou.value, abs=1e-6)
+    assert stored[:, 1].sum() / stored[:, 2].sum() == pytest.approx(masks.ciou.value, rel=1e-12)
+
+
+def test_an_edited_mask_is_noticed(tmp_path):
+    scenes, given = world(6)
+    (folder,) = runs_of(tmp_path, scenes, given, "x")
+    assert not [line for line in other_numbers(folder, read_record(folder), scenes, {}) if "outcomes" in line]
+    path = folder / "outcomes.jsonl"
+    path.write_text(re.sub(r'"masks":\[\[0\.\d+,', '"masks":[[0.000001,', path.read_text(), count=1))
+    (line,) = (line for line in other_numbers(folder, read_record(folder), scenes, {}) if "outcomes" in line)
+    assert "1 are not those that the predictions give" in line
+
+
+def test_outcomes_keep_masks_and_tables_have_them(tmp_path):
     scenes, given = world(4)
     (folder,) = runs_of(tmp_path, scenes, given, "x")
     stored = read_outcomes(folder)

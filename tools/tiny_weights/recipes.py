@@ -64,7 +64,7 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
     if part == "oneref":
         table = _after(table, "oneref-pretraining", out, seed, device)
     if part in (halves := {"clipvg": clipvg.tasks, "hivg": hivg.tasks, "oneref": oneref.tasks}):
-        return _in_halves(part, halves[part], table, resolved, out, seed, device)
+        return _in_turn(part, halves[part], table, resolved, out, seed, device)
     start = out / "start" / f"{table['name']}.safetensors"
     _write_start(part, start, table, resolved, seed)
     name = "clip" if part == "clip" else "detector"
@@ -100,11 +100,11 @@ def _after(table: dict[str, Any], part: str, out: Path, seed: int, device: str) 
     return merged(table, {"start_from": str(before.resolve())})
 
 
-def _in_halves(
+def _in_turn(
     part: str, tasks: Tasks, table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str,
     first: str = "first",
 ) -> Path:  # fmt: skip
-    """Train in two halves: the second goes on from the first, by its own table; it may have a second in turn."""
+    """Train by a table, then go on by its `second`, laid over it, which may have a `second` of its own."""
     second = table.pop("second", None)
     if not second:
         return _train(part, "network", tasks, table, resolved, out)
@@ -112,7 +112,7 @@ def _in_halves(
     table = merged(table, second | {"start_from": str(before.resolve())})
     scenes = table.pop("shapes", None)
     resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
-    return _in_halves(part, tasks, table, resolved, out, seed, device, first=f"{first}-second")
+    return _in_turn(part, tasks, table, resolved, out, seed, device, first=f"{first}-second")
 
 
 def _train(pipeline: str, part: str, tasks: Tasks, table: Mapping[str, Any], resolved: Resolved, out: Path) -> Path:

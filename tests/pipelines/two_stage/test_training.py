@@ -55,9 +55,8 @@ def make(job, tmp_path):
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)
 def test_it_resumes_to_the_bit(make, pipeline, part):
     """After a stop in the second epoch; which also shows that the seed decides everything."""
-    changes, stop_at = (
-        ({"batch": 12, "ema": 0.0, "candidates": 4}, 1) if part == "clip" else ({}, 4)
-    )  # its step file is large
+    of_clip = {"batch": 12, "ema": 0.0, "candidates": 4}  # its step file is large
+    changes, stop_at = (of_clip, 1) if part == "clip" else ({}, 4)
     stopped_and_resumed(lambda out: make(pipeline, part, out, **changes), [(OptimisationStep, "step", stop_at)])
 
 
