@@ -103,7 +103,7 @@ def _masked(below: Image.Image, mask: Mask, line: int) -> Image.Image:
         )
     covered = Image.fromarray(inside * np.uint8(255))
     below = Image.composite(Image.new("RGB", below.size, ANSWER), below, covered.point(lambda value: value and TINT))
-    # On an object of its colour the tint alone is not seen.
+    # On an object of its colour the tint alone does not show.
     within = np.asarray(covered.filter(ImageFilter.MinFilter(2 * max(1, line // 2) + 1))) > 0
     below.paste(LIGHT, mask=Image.fromarray((inside & ~within) * np.uint8(255)))
     return below
